@@ -1,0 +1,96 @@
+"""Hyps: async pub/sub in which many subscriptions share one connection.
+
+The names are loaded when they are first used: importing the sans-IO core, ``hyps.protocol``, must
+import nothing else.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ._version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from ._client import Client as Client
+    from ._client import connect as connect
+    from ._errors import AuthenticationFailed as AuthenticationFailed
+    from ._errors import CannotListen as CannotListen
+    from ._errors import ConnectionLost as ConnectionLost
+    from ._errors import ConnectionRefused as ConnectionRefused
+    from ._errors import InvalidURL as InvalidURL
+    from ._errors import SubscriptionClosed as SubscriptionClosed
+    from ._errors import WouldBlock as WouldBlock
+    from ._server import Server as Server
+    from ._server import serve as serve
+    from ._subscription import Subscription as Subscription
+    from .protocol import HypsError as HypsError
+    from .protocol import InvalidChannel as InvalidChannel
+    from .protocol import Limits as Limits
+    from .protocol import Message as Message
+    from .protocol import MessageTooLarge as MessageTooLarge
+    from .protocol import PermissionDenied as PermissionDenied
+    from .protocol import ProtocolError as ProtocolError
+    from .protocol import Unavailable as Unavailable
+
+__all__ = (
+    "AuthenticationFailed",
+    "CannotListen",
+    "Client",
+    "ConnectionLost",
+    "ConnectionRefused",
+    "HypsError",
+    "InvalidChannel",
+    "InvalidURL",
+    "Limits",
+    "Message",
+    "MessageTooLarge",
+    "PermissionDenied",
+    "ProtocolError",
+    "Server",
+    "Subscription",
+    "SubscriptionClosed",
+    "Unavailable",
+    "WouldBlock",
+    "__version__",
+    "connect",
+    "serve",
+)
+
+_HOMES = {
+    "_client": ("Client", "connect"),
+    "_errors": (
+        "AuthenticationFailed",
+        "CannotListen",
+        "ConnectionLost",
+        "ConnectionRefused",
+        "InvalidURL",
+        "SubscriptionClosed",
+        "WouldBlock",
+    ),
+    "_server": ("Server", "serve"),
+    "_subscription": ("Subscription",),
+    "protocol": (
+        "HypsError",
+        "InvalidChannel",
+        "Limits",
+        "Message",
+        "MessageTooLarge",
+        "PermissionDenied",
+        "ProtocolError",
+        "Unavailable",
+    ),
+}
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _HOMES.items():
+        if name in names:
+            found: object = getattr(import_module(f"{__name__}.{module}"), name)
+            globals()[name] = found
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

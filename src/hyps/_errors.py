@@ -1,0 +1,38 @@
+"""Errors of connections and subscriptions. Those that need no I/O are the core's."""
+
+from __future__ import annotations
+
+import anyio
+
+from .protocol import HypsError
+
+
+class InvalidURL(HypsError, ValueError):
+    """A URL is not one that Hyps can connect to."""
+
+
+class CannotListen(HypsError):
+    """The server's address is in use, or is not one of this machine."""
+
+
+class ConnectionRefused(HypsError):
+    """No session could be opened: nobody listens there, or the hub turned the client away."""
+
+
+class AuthenticationFailed(ConnectionRefused):
+    """The hub does not know the client's token. Trying again cannot help."""
+
+
+class ConnectionLost(HypsError):
+    """There is no connection any more.
+
+    Of an operation that was begun the outcome is unknown: it may have been carried out.
+    """
+
+
+class SubscriptionClosed(HypsError):
+    """The subscription has ended, and everything it had buffered was read."""
+
+
+class WouldBlock(HypsError, anyio.WouldBlock):
+    """What was asked for cannot be done without waiting."""

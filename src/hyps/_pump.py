@@ -1,0 +1,165 @@
+"""Moves bytes between a byte stream and a protocol object. The only reader and the only writer."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from ._backend import Waiter, make_waiter
+from .protocol import NEED_DATA, ClientProtocol, RemoteProtocolError, ServerProtocol, State, Taken
+from .protocol.limits import PASS_RECORDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anyio.abc import ByteStream
+
+    from .protocol import ClientEvent, ServerEvent
+
+READ_SIZE: Final = 65_536
+WRITE_SIZE: Final = 4 * 65_536
+
+_Endpoint = TypeVar("_Endpoint", ClientProtocol, ServerProtocol)
+
+#: What a stream raises when the connection is gone.
+_BROKEN: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
+
+
+class Pump(Generic[_Endpoint]):
+    """Runs one connection from its first byte until it is closed.
+
+    No other task ever sends on the stream or receives from it. So a cancelled user never cuts a
+    frame, and what is queued while a send is under way goes out with the next one: that is the
+    batching, and it needs no timer.
+
+    :param protocol: makes the protocol object, given what it is to call when it has output
+    :param stream: closed at the end
+    """
+
+    def __init__(
+        self, stream: ByteStream, protocol: Callable[[Callable[[], None]], _Endpoint]
+    ) -> None:
+        self._stream = stream
+        self._waiter: Waiter | None = None
+        self._scope = anyio.CancelScope()
+        self._is_lingering = False
+        self.protocol: _Endpoint = protocol(self.wake)
+        #: What broke the stream, if it did not just end.
+        self.broken: BaseException | None = None
+
+    def wake(self) -> None:
+        """Say that the protocol object has output."""
+        if self._waiter is not None:
+            self._waiter.set()
+            self._waiter = None
+
+    def close(self) -> None:
+        """End the connection: flush, half-close, wait for the peer, all in bounded time."""
+        self.protocol.close()
+        self._linger()
+
+    def abort(self) -> None:
+        """End the connection now, whatever is queued."""
+        self._scope.cancel()
+
+    def _linger(self) -> None:
+        if not self._is_lingering:
+            self._is_lingering = True
+            self._scope.deadline = anyio.current_time() + self.protocol.limits.close_timeout
+
+    async def run(
+        self,
+        on_event: Callable[[ClientEvent | ServerEvent], None],
+        on_violation: Callable[[RemoteProtocolError], None],
+        on_sent: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Move bytes until the connection is closed.
+
+        :param on_event: takes each event, at once
+        :param on_violation: told once when the peer broke the rules, before it is told itself
+        :param on_sent: called when output was taken, so that there is room for more
+        """
+        self._on_event = on_event
+        self._on_violation: Callable[[RemoteProtocolError], None] | None = on_violation
+        self._on_sent = on_sent
+        self._written = make_waiter()
+        try:
+            with self._scope:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._keep_time)
+                    tasks.start_soon(self._write)
+                    await self._read()
+                    await self._written.wait()
+                    tasks.cancel_scope.cancel()
+        finally:
+            with anyio.move_on_after(self.protocol.limits.close_timeout, shield=True):
+                await anyio.aclose_forcefully(self._stream)
+
+    async def _read(self) -> None:
+        protocol = self.protocol
+        receive = self._stream.receive
+        try:
+            while True:
+                protocol.receive_data(await receive(READ_SIZE))
+                await self._handle_events()
+        except anyio.EndOfStream:
+            protocol.receive_data(b"")
+            await self._handle_events()
+            self._linger()
+        except _BROKEN as error:
+            self._break(error)
+
+    async def _write(self) -> None:
+        protocol = self.protocol
+        send = self._stream.send
+        try:
+            while True:
+                if data := protocol.data_to_send(WRITE_SIZE):
+                    self._on_sent()
+                    await send(data)
+                elif protocol.eof_is_due:
+                    self._linger()
+                    await self._stream.send_eof()
+                    self._written.set()
+                    return
+                else:
+                    self._on_sent()
+                    self._waiter = make_waiter()
+                    await self._waiter.wait()
+        except _BROKEN as error:
+            self._break(error)
+
+    async def _keep_time(self) -> None:
+        while True:
+            deadline = self.protocol.tick(anyio.current_time())
+            if deadline == math.inf:
+                break
+            await anyio.sleep_until(deadline)
+        # It may have given the peer up.
+        await self._handle_events()
+
+    async def _handle_events(self) -> None:
+        next_event = self.protocol.next_event
+        taken = 0
+        try:
+            while (event := next_event()) is not NEED_DATA:
+                self._on_event(event)
+                if type(event) is Taken:
+                    taken += event.records
+                    if taken >= PASS_RECORDS:
+                        # One session's flood must not keep the others waiting.
+                        taken = 0
+                        await checkpoint()
+        except RemoteProtocolError as error:
+            if self._on_violation is not None:
+                self._on_violation(error)
+                self._on_violation = None
+        if self.protocol.state is State.CLOSED:
+            self._linger()
+
+    def _break(self, error: BaseException) -> None:
+        self.broken = error.__cause__ or error
+        self._scope.cancel()

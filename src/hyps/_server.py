@@ -1,0 +1,244 @@
+"""The hub: accepts connections and runs a session for each."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+import secrets
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+from anyio.abc import SocketAttribute, TaskStatus
+from anyio.streams.stapled import MultiListener
+
+from ._pump import Pump
+from ._transport import DEFAULT_HOST, DEFAULT_PORT, TCPAddress, UnixAddress, listen
+from ._version import __version__
+from .protocol import (
+    Broker,
+    ErrorCode,
+    Hello,
+    Limits,
+    PeerError,
+    RemoteProtocolError,
+    ServerProtocol,
+    State,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from anyio.abc import ByteStream, Listener, SocketStream
+
+    from .protocol import ClientEvent, ServerEvent
+
+logger = logging.getLogger("hyps.server")
+
+
+class Server(anyio.AsyncContextManagerMixin):
+    """A hub. It listens while it is entered.
+
+    :param host: name or address of an interface
+    :param port: 0 for one that is free, see :attr:`urls`
+    :param uds: path of a Unix socket to listen at, instead of host and port
+    :param token: what clients must know; None lets everybody in
+    :param limits: the bounds of the hub
+    :raises CannotListen: on entering, if the address is in use or is not of this machine
+    """
+
+    def __init__(
+        self,
+        host: str = DEFAULT_HOST,
+        port: int = DEFAULT_PORT,
+        *,
+        uds: str | os.PathLike[str] | None = None,
+        token: str | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self._address = TCPAddress(host, port) if uds is None else UnixAddress(os.path.abspath(uds))
+        self._token = token
+        self._broker = Broker(secrets.token_hex(6), limits)
+        self._pumps: set[Pump[ServerProtocol]] = set()
+        self._accepted = 0
+        self._all_left: anyio.Event | None = None
+        self._urls: tuple[str, ...] = ()
+
+    @property
+    def broker(self) -> Broker:
+        """The channels, the sessions, and what was published, delivered and missed."""
+        return self._broker
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """What clients connect to; empty until the server listens."""
+        return self._urls
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncIterator[Server]:
+        listeners = await listen(self._address)
+        self._urls = tuple(str(self._bound_address(listener)) for listener in listeners)
+        error: Exception | None = None
+        try:
+            async with anyio.create_task_group() as tasks, MultiListener(listeners):
+                for listener in listeners:
+                    tasks.start_soon(self._accept, listener, tasks.start_soon)
+                try:
+                    yield self
+                except Exception as caught:
+                    # Raised below: within the group it would come out as one.
+                    error = caught
+                finally:
+                    await self._leave(listeners)
+                    tasks.cancel_scope.cancel()
+        finally:
+            if isinstance(self._address, UnixAddress):
+                _remove(self._address.path)
+        if error is not None:
+            raise error
+
+    def _bound_address(self, listener: Listener[SocketStream]) -> TCPAddress | UnixAddress:
+        if isinstance(self._address, UnixAddress):
+            return self._address
+        address = listener.extra(SocketAttribute.local_address)
+        assert isinstance(address, tuple)
+        return TCPAddress(address[0], address[1])
+
+    async def _leave(self, listeners: Sequence[Listener[SocketStream]]) -> None:
+        """Stop accepting, and give the sessions their time to end."""
+        # Shielded, as being cancelled is how a server is usually told to leave.
+        with anyio.move_on_after(self._broker.limits.close_timeout, shield=True):
+            for listener in listeners:
+                await listener.aclose()
+            for pump in self._pumps:
+                pump.protocol.go_away("the hub is shutting down")
+            if self._pumps:
+                self._all_left = anyio.Event()
+                await self._all_left.wait()
+                self._all_left = None
+
+    async def _accept(
+        self, listener: Listener[SocketStream], start_soon: Callable[..., object]
+    ) -> None:
+        while True:
+            try:
+                stream = await listener.accept()
+            except anyio.ClosedResourceError:
+                return
+            except (OSError, anyio.BrokenResourceError) as error:
+                # Most likely out of file descriptors: one session must end first.
+                logger.warning("cannot accept a connection: %s", error.__cause__ or error)
+                await anyio.sleep(0.1)
+            else:
+                start_soon(self.handle, stream)
+
+    async def handle(self, stream: ByteStream) -> None:
+        """Serve one connection over any byte stream, and close it.
+
+        :param stream: what a client is at the other end of
+        """
+        self._accepted += 1
+        name = str(self._accepted)
+        pump = Pump(
+            stream,
+            lambda on_output: ServerProtocol(
+                self._broker,
+                session=name,
+                server=f"hyps-py/{__version__}",
+                on_output=on_output,
+            ),
+        )
+        session = _Session(pump.protocol, f"{name} ({_peer(stream)})", self._token)
+        self._pumps.add(pump)
+        try:
+            await pump.run(session.on_event, session.on_violation)
+        except Exception:
+            # A defect of the hub. It ends this session and must not end the others.
+            logger.exception("session %s: internal error", session.name)
+        finally:
+            pump.protocol.close()
+            self._pumps.discard(pump)
+            session.log_end()
+            if self._all_left is not None and not self._pumps:
+                self._all_left.set()
+
+
+class _Session:
+    """What the hub decides, and logs, about one connection."""
+
+    def __init__(self, protocol: ServerProtocol, name: str, token: str | None) -> None:
+        self.name = name
+        self._protocol = protocol
+        self._token = token
+        if protocol.state is State.CLOSED:
+            logger.warning("session %s: refused (limit): there are as many as may be", name)
+        else:
+            logger.debug("session %s: connected", name)
+
+    def on_event(self, event: ClientEvent | ServerEvent) -> None:
+        if isinstance(event, Hello):
+            self._on_hello(event)
+        elif isinstance(event, PeerError):
+            logger.info("session %s: the client gave up: %s", self.name, event)
+
+    def _on_hello(self, hello: Hello) -> None:
+        if self._token is None or hmac.compare_digest(
+            (hello.token or "").encode(), self._token.encode()
+        ):
+            logger.debug("session %s: client %r", self.name, hello.client)
+            self._protocol.accept()
+        else:
+            why = "a token is required" if hello.token is None else "the token is wrong"
+            logger.warning("session %s: refused: %s", self.name, why)
+            self._protocol.refuse(why, ErrorCode.AUTH)
+
+    def on_violation(self, error: RemoteProtocolError) -> None:
+        logger.warning("session %s: refused (%s): %s", self.name, error.code, error)
+
+    def log_end(self) -> None:
+        missed = self._protocol.missed
+        if missed:
+            logger.info("session %s: missed %d messages", self.name, missed)
+        logger.debug("session %s: ended", self.name)
+
+
+def _peer(stream: ByteStream) -> str:
+    try:
+        address = stream.extra(SocketAttribute.remote_address, None)
+    except OSError:
+        return "gone already"
+    if isinstance(address, tuple):
+        return f"{address[0]}:{address[1]}"
+    return "local"
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+async def serve(
+    host: str = DEFAULT_HOST,
+    port: int = DEFAULT_PORT,
+    *,
+    uds: str | os.PathLike[str] | None = None,
+    token: str | None = None,
+    limits: Limits | None = None,
+    task_status: TaskStatus[Server] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a hub until cancelled.
+
+    :param host: name or address of an interface
+    :param port: 0 for one that is free
+    :param uds: path of a Unix socket to listen at, instead of host and port
+    :param token: what clients must know; None lets everybody in
+    :param limits: the bounds of the hub
+    :param task_status: for ``task_group.start()``, which returns the :class:`Server`
+    :raises CannotListen: if the address is in use or is not of this machine
+    """
+    async with Server(host, port, uds=uds, token=token, limits=limits) as server:
+        task_status.started(server)
+        await anyio.sleep_forever()

@@ -1,0 +1,162 @@
+"""From an address to a byte stream or a listener: TCP, Unix sockets, memory."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import anyio
+
+from ._errors import CannotListen, ConnectionRefused, InvalidURL
+from ._memory import dial_memory
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from anyio.abc import ByteStream, Listener, SocketStream
+
+#: Where a hub listens if nobody says otherwise.
+DEFAULT_HOST: Final = "127.0.0.1"
+DEFAULT_PORT: Final = 8787
+
+
+@dataclass(frozen=True, slots=True)
+class TCPAddress:
+    """A port of a host; the host may be a name."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"hyps://{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A Unix socket."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"hyps+unix://{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryAddress:
+    """A hub within this event loop."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"memory://{self.name}"
+
+
+Address = TCPAddress | UnixAddress | MemoryAddress
+
+
+def parse_url(url: str) -> Address:
+    """Read a URL.
+
+    :raises InvalidURL: if Hyps cannot connect to it
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise InvalidURL(f"bad URL {url!r}: {error}") from None
+    if parts.query or parts.fragment or parts.username is not None:
+        raise InvalidURL(f"bad URL {url!r}: it may have a host, a port or a path, and no more")
+    match parts.scheme:
+        case "hyps":
+            if not parts.hostname or parts.path.strip("/"):
+                raise InvalidURL(f"bad URL {url!r}: expected hyps://host:port")
+            return TCPAddress(parts.hostname, DEFAULT_PORT if port is None else port)
+        case "hyps+unix":
+            if parts.netloc or not parts.path.startswith("/"):
+                raise InvalidURL(f"bad URL {url!r}: expected hyps+unix:///path")
+            return UnixAddress(unquote(parts.path))
+        case "memory":
+            return MemoryAddress(_memory_name(url, parts))
+        case "":
+            raise InvalidURL(f"bad URL {url!r}: no scheme, expected one like hyps://host:port")
+    raise InvalidURL(
+        f"bad URL {url!r}: the scheme {parts.scheme!r} is not hyps, hyps+unix or memory"
+    )
+
+
+def _memory_name(url: str, parts: SplitResult) -> str:
+    if not parts.netloc or parts.path.strip("/"):
+        raise InvalidURL(f"bad URL {url!r}: expected memory://name")
+    return parts.netloc
+
+
+@asynccontextmanager
+async def dial(address: Address) -> AsyncIterator[ByteStream]:
+    """Connect.
+
+    :raises ConnectionRefused: if there is nobody
+    """
+    # The pump closes the stream: it knows when a goodbye has had its time.
+    if isinstance(address, MemoryAddress):
+        async with dial_memory(address.name) as memory_stream:
+            yield memory_stream
+    else:
+        yield await _connect(address)
+
+
+async def _connect(address: TCPAddress | UnixAddress) -> ByteStream:
+    try:
+        if isinstance(address, UnixAddress):
+            return await anyio.connect_unix(address.path)
+        return await anyio.connect_tcp(address.host, address.port)
+    except OSError as error:
+        raise ConnectionRefused(f"no hub at {address}: {_reason(error)}") from error
+
+
+async def listen(address: TCPAddress | UnixAddress) -> Sequence[Listener[SocketStream]]:
+    """Listen.
+
+    :raises CannotListen: if the address is in use or is not this machine's
+    """
+    try:
+        match address:
+            case TCPAddress(host, port):
+                multi = await anyio.create_tcp_listener(local_host=host, local_port=port)
+                return multi.listeners
+            case UnixAddress(path):
+                await _remove_stale_socket(path)
+                return [await anyio.create_unix_listener(path)]
+    except OSError as error:
+        raise CannotListen(f"cannot listen at {address}: {_reason(error)}") from error
+
+
+async def _remove_stale_socket(path: str) -> None:
+    """Remove a socket that nobody listens at; AnyIO would remove any."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise FileExistsError(errno.EEXIST, "the file exists and is no socket")
+        stream = await anyio.connect_unix(path)
+    except FileNotFoundError:
+        return
+    except ConnectionRefusedError:
+        os.unlink(path)
+        return
+    await stream.aclose()
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _reason(error: OSError) -> str:
+    # AnyIO tries all addresses of a name, and hides what happened at each in the cause.
+    cause = error.__cause__
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    if isinstance(cause, OSError):
+        error = cause
+    text = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+    return (text or str(error)).lower()

@@ -1,0 +1,284 @@
+"""What both ends of a connection have in common: opening, states, heartbeat, goodbye.
+
+The rules:
+
+1. A table says for each state which kinds of frames may arrive and what takes them. Nothing else
+   decides what is legal.
+2. State moves as frames are looked at, and they are looked at when the caller asks for events: so
+   whoever reads the events sees history in order.
+3. The first violation by the peer is the last: an ERROR for the peer is queued, the events of
+   what was valid before it are handed out, and from then on :meth:`Endpoint.next_event` raises it.
+4. There is no clock. :meth:`Endpoint.tick` is told the time, and says when it wants to be told
+   again.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import deque
+from typing import TYPE_CHECKING, ClassVar, Final, Generic, TypeVar
+
+from ._json import Fields, dump
+from .errors import ErrorCode, LocalProtocolError, RemoteProtocolError
+from .events import NEED_DATA, Closed, NeedData, PeerError
+from .frames import FIRST_IGNORABLE, VERSION, FrameDecoder, Kind, NotHyps, encode_frame
+from .limits import MAX_PONGS, Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from ._output import OutputQueue
+
+_NOT_HYPS: Final = (
+    b"HYPS/%d: this port speaks the Hyps pub/sub protocol, and what came is something else\r\n"
+    % VERSION
+)
+
+_Event = TypeVar("_Event")
+
+
+class State(enum.Enum):
+    """Where a connection is in its life."""
+
+    #: The first frame has not come yet.
+    OPENING = "opening"
+    #: At the hub: HELLO came and is not answered yet.
+    GREETED = "greeted"
+    #: Operations may be sent.
+    OPEN = "open"
+    #: No new operations; what was begun is finished.
+    DRAINING = "draining"
+    #: What is queued is still sent; what arrives is discarded.
+    CLOSED = "closed"
+
+
+class Endpoint(Generic[_Event]):
+    """One end of one connection, without I/O."""
+
+    _PEER: ClassVar[str]
+    _TABLE: ClassVar[Mapping[State, Mapping[int, Callable[[Any, bytes], None]]]]
+
+    def __init__(self, limits: Limits, decoder: FrameDecoder, output: OutputQueue) -> None:
+        self.limits = limits
+        self._state = State.OPENING
+        self._decoder = decoder
+        self._output = output
+        self._events: deque[_Event | PeerError | Closed] = deque()
+        self._error: RemoteProtocolError | None = None
+        self._at_eof = False
+        self._pongs = 0
+        # The heartbeat, see tick().
+        self._heartbeat: float = limits.heartbeat
+        self._opened_at: float | None = None
+        self._alive_at = 0.0
+        self._heard = False
+        self._sending = False
+        self._sends = 0
+        self._slow_send: int | None = None
+        self._ping = 0
+        self._ping_is_out = False
+        self._overdue = False
+
+    @property
+    def state(self) -> State:
+        """Where the connection is in its life."""
+        return self._state
+
+    # Input
+
+    def receive_data(self, data: bytes) -> None:
+        """Take what the peer sent. Call :meth:`next_event` until ``NEED_DATA`` afterwards.
+
+        :param data: any number of bytes; none mean that the peer sends no more
+        """
+        if not data:
+            self._at_eof = True
+        elif self._state is not State.CLOSED:
+            self._heard = True
+            self._decoder.receive_data(data)
+
+    def next_event(self) -> _Event | PeerError | Closed | NeedData:
+        """Give the next thing that happened, or ``NEED_DATA``.
+
+        An event may have queued output, an answer or a goodbye: call :meth:`data_to_send` after
+        the last one, and also when this raises.
+
+        :raises RemoteProtocolError: the peer broke the rules; at every call from then on. The
+            peer is told by what is queued now. Send it, half-close, and discard what comes until
+            the peer has closed too.
+        """
+        while True:
+            if self._events:
+                return self._events.popleft()
+            if self._error is not None:
+                raise self._error.with_traceback(None)
+            try:
+                if not self._advance():
+                    return NEED_DATA
+            except RemoteProtocolError as error:
+                self._break_off(error)
+
+    def _advance(self) -> bool:
+        """Look at the next frame; False if there is none."""
+        if self._state is State.CLOSED:
+            return False
+        frame = self._decoder.next_frame()
+        if frame is None:
+            if self._at_eof:
+                clean = not self._decoder.buffered
+                self._close()
+                self._events.append(Closed(clean))
+            return self._at_eof
+        kind, body = frame
+        handler = self._TABLE[self._state].get(kind)
+        if handler is not None:
+            handler(self, body)
+        elif kind < FIRST_IGNORABLE or self._state not in (State.OPEN, State.DRAINING):
+            raise RemoteProtocolError(
+                f"{_kind_name(kind)} from the {self._PEER}, which the state "
+                f"{self._state.value!r} does not allow"
+            )
+        return True
+
+    # Output
+
+    def data_to_send(self, max_bytes: int = 4 * 65_536) -> bytes:
+        """Give bytes for the peer and forget them: they must all be sent, in order.
+
+        Call it again when they have been sent: until then they count against the bounds of what
+        may be queued. ``b""`` means that there is nothing now; when :attr:`eof_is_due` is true
+        then, half-close.
+
+        :param max_bytes: add no further frame once there are so many bytes
+        """
+        self._pongs = 0
+        self._sends += self._sending
+        data = self._take(max_bytes)
+        self._sending = bool(data)
+        return data
+
+    def _take(self, max_bytes: int) -> bytes:
+        return self._output.take(max_bytes)
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that wait to be sent or are being sent, and 64 for each batch of them."""
+        return self._output.queued
+
+    @property
+    def eof_is_due(self) -> bool:
+        """Everything has been handed out and nothing will follow."""
+        return self._state is State.CLOSED and not self._output
+
+    # Ending
+
+    def fail(self, message: str, code: str = ErrorCode.INTERNAL) -> None:
+        """End the connection with an ERROR for the peer. Harmless when it has ended.
+
+        :param message: what the peer is told
+        :param code: see :class:`ErrorCode`
+        """
+        if self._state is not State.CLOSED:
+            self._close()
+            self._send_error(code, message)
+
+    def _break_off(self, error: RemoteProtocolError) -> None:
+        self._error = error
+        self._close()
+        if isinstance(error, NotHyps):
+            self._output.put_urgent(_NOT_HYPS)
+        else:
+            self._send_error(error.code, str(error))
+
+    def _send_error(self, code: str, message: str) -> None:
+        versions = [VERSION] if code == ErrorCode.VERSION else None
+        self._output.put(Kind.ERROR, dump(code=code, message=message, versions=versions))
+
+    def _close(self) -> None:
+        """Enter CLOSED and let go of everything that the connection held."""
+        self._state = State.CLOSED
+        self._decoder.discard()
+        self._output.wake()
+
+    def _forbid(self, what: str) -> LocalProtocolError:
+        return LocalProtocolError(f"{what} in the state {self._state.value!r}")
+
+    # Heartbeat
+
+    def tick(self, now: float) -> float:
+        """Judge what the time means: send a PING, or give the peer up.
+
+        Received bytes are a sign of life. So is output that gets through slowly, a send that was
+        under way at one tick and is over at the next: a PONG from behind a slow link may have to
+        wait for it. A send that is over at once is none, as a cut cable swallows many.
+
+        A late tick may mean that this process was busy and not the peer silent. So the first
+        overdue tick only asks for another one at once, with a read in between.
+
+        :param now: seconds on any clock that does not go backwards
+        :return: when to call again, at the latest
+        """
+        if self._state is State.CLOSED:
+            return math.inf
+        if self._state in (State.OPENING, State.GREETED):
+            if self._opened_at is None:
+                self._opened_at = now
+            self._alive_at = now
+            return self._judge(now, self._opened_at + self.limits.hello_timeout)
+        slow_send_is_over = self._slow_send is not None and self._sends > self._slow_send
+        self._slow_send = self._sends if self._sending else None
+        if self._heard or slow_send_is_over:
+            self._heard = self._overdue = False
+            self._alive_at = now
+        silent_at = self._alive_at + self._heartbeat
+        if now < silent_at:
+            return silent_at
+        if not self._ping_is_out:
+            self._ping += 1
+            self._ping_is_out = True
+            self._output.put_urgent(encode_frame(Kind.PING, self._ping.to_bytes(8, "big")))
+        return self._judge(now, silent_at + self._heartbeat)
+
+    def _judge(self, now: float, deadline: float) -> float:
+        if now < deadline:
+            return deadline
+        if not self._overdue:
+            self._overdue = True
+            return now
+        self._break_off(
+            RemoteProtocolError(
+                f"nothing from the {self._PEER} in the state {self._state.value!r}",
+                ErrorCode.TIMEOUT,
+            )
+        )
+        return math.inf
+
+    # Frames of both directions
+
+    def _on_ping(self, body: bytes) -> None:
+        if len(body) != 8:
+            raise RemoteProtocolError("PING: not 8 bytes")
+        self._pongs += 1
+        if self._pongs > MAX_PONGS:
+            raise RemoteProtocolError("PING: sent without waiting for PONG", ErrorCode.LIMIT)
+        self._output.put_urgent(encode_frame(Kind.PONG, body))
+
+    def _on_pong(self, body: bytes) -> None:
+        if not self._ping_is_out or body != self._ping.to_bytes(8, "big"):
+            raise RemoteProtocolError("PONG: answers no PING")
+        self._ping_is_out = False
+
+    def _on_error(self, body: bytes) -> None:
+        fields = Fields("ERROR", body)
+        event = PeerError(fields.text("code"), fields.text("message"))
+        self._close()
+        self._events.append(event)
+
+
+def _kind_name(kind: int) -> str:
+    try:
+        return Kind(kind).name
+    except ValueError:
+        return f"a frame of the unknown kind 0x{kind:02x}"

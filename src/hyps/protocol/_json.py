@@ -1,0 +1,111 @@
+"""The strict JSON objects of HELLO, WELCOME, GOAWAY and ERROR."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, Final, NoReturn
+
+from .errors import RemoteProtocolError
+from .limits import MAX_OPENING_FRAME
+
+_MISSING: Final = object()
+#: The longest text that a field may have: for names and sentences, and for tokens.
+_MAX_TEXT: Final = 8_192
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def _constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a number is out of range")
+    return number
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
+
+
+class Fields:
+    """A decoded object whose fields are checked as they are read; unknown keys are ignored.
+
+    :raises RemoteProtocolError: if the body is not a strict JSON object
+    """
+
+    def __init__(self, frame: str, body: bytes) -> None:
+        self._frame = frame
+        if len(body) > MAX_OPENING_FRAME:
+            raise RemoteProtocolError(f"{frame}: over {MAX_OPENING_FRAME} bytes", "too_large")
+        try:
+            found = _decoder.decode(body.decode())
+            # A lone surrogate can be written as an escape, and is no text.
+            json.dumps(found, ensure_ascii=False).encode()
+        except (ValueError, RecursionError) as error:
+            # str(error) may quote the body; its first words never do.
+            reason = "nested too deeply" if isinstance(error, RecursionError) else "bad JSON"
+            raise RemoteProtocolError(f"{frame}: {reason}") from None
+        if not isinstance(found, dict):
+            raise RemoteProtocolError(f"{frame}: not a JSON object")
+        self._fields: dict[str, Any] = found
+
+    def _get(self, key: str, kind: type, default: object) -> Any:
+        value = self._fields.get(key, default)
+        if value is _MISSING:
+            raise RemoteProtocolError(f"{self._frame}: {key} is missing")
+        if value is not default and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise RemoteProtocolError(f"{self._frame}: {key} has the wrong type")
+        return value
+
+    def text(self, key: str) -> str:
+        """A text that must be there."""
+        return self._text(key, self._get(key, str, _MISSING))
+
+    def optional_text(self, key: str) -> str | None:
+        """A text, or None if there is none."""
+        value = self._get(key, str, None)
+        return None if value is None else self._text(key, value)
+
+    def _text(self, key: str, value: str) -> str:
+        if len(value) > _MAX_TEXT:
+            raise RemoteProtocolError(f"{self._frame}: {key} is too long")
+        return value
+
+    def integer(self, key: str, least: int, most: int) -> int:
+        """An integer that must be there, within bounds."""
+        value: int = self._get(key, int, _MISSING)
+        self._check_range(key, value, least, most)
+        return value
+
+    def seconds(self, key: str, most: float) -> float:
+        """A duration, 0 if there is none."""
+        value: float = self._get(key, int | float, 0)  # type: ignore[arg-type]
+        self._check_range(key, value, 0, most)
+        return value
+
+    def _check_range(self, key: str, value: float, least: float, most: float) -> None:
+        if not least <= value <= most:
+            raise RemoteProtocolError(f"{self._frame}: {key} is not between {least} and {most}")
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """A list of texts, empty if there is none."""
+        value = self._get(key, list, [])
+        if not all(isinstance(item, str) for item in value):
+            raise RemoteProtocolError(f"{self._frame}: {key} is not a list of texts")
+        return tuple(value)
+
+
+def dump(**fields: object) -> bytes:
+    """Encode an object; fields that are None are left out."""
+    return json.dumps(
+        {key: value for key, value in fields.items() if value is not None},
+        separators=(",", ":"),
+    ).encode()

@@ -1,0 +1,134 @@
+"""What waits to be sent: batches that form by themselves, because neighbours are merged."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from .frames import Kind, frame_head
+from .limits import CHUNK_OVERHEAD, FRAME_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Kinds whose body is a list, so that two bodies make one.
+_LISTS: Final = frozenset(
+    {
+        Kind.PUBLISH,
+        Kind.PUBLISH_ACK,
+        Kind.SUBSCRIBE,
+        Kind.SUBSCRIBE_ACK,
+        Kind.UNSUBSCRIBE,
+        Kind.UNSUBSCRIBE_ACK,
+        Kind.MESSAGES,
+        Kind.GAP,
+    }
+)
+
+
+class OutputQueue:
+    """Bodies of frames in the order in which they are sent.
+
+    What :meth:`take` handed out counts as queued until the next call: until then it is in the
+    hands of the I/O layer, and in memory.
+
+    ``items`` counts what the bound of the side that queues is about: a hub counts the answers
+    that it owes, a client the records that it sends. ``leaving_items`` are those taken last.
+
+    :param on_output: called when there is something to take after :meth:`take` gave nothing
+    """
+
+    __slots__ = (
+        "_chunks",
+        "_idle",
+        "_leaving",
+        "_on_output",
+        "_urgent",
+        "frame_size",
+        "items",
+        "leaving_items",
+        "queued",
+    )
+
+    def __init__(self, on_output: Callable[[], object]) -> None:
+        self._on_output = on_output
+        self._chunks: deque[tuple[int, bytes, int]] = deque()
+        self._urgent: list[bytes] = []
+        self._idle = True
+        self._leaving = 0
+        self.leaving_items = 0
+        self.queued = 0
+        self.items = 0
+        #: Bytes up to which neighbours are merged.
+        self.frame_size = FRAME_SIZE
+
+    def __bool__(self) -> bool:
+        return bool(self._chunks or self._urgent)
+
+    def put(self, kind: int, body: bytes, items: int = 0) -> None:
+        """Append the body of a frame, or a part of it where the kind is a list."""
+        self._chunks.append((kind, body, items))
+        self.queued += len(body) + CHUNK_OVERHEAD
+        self.items += items
+        if self._idle:
+            self.wake()
+
+    def put_urgent(self, data: bytes) -> None:
+        """Append bytes that overtake everything queued by :meth:`put`."""
+        self._urgent.append(data)
+        if self._idle:
+            self.wake()
+
+    def wake(self) -> None:
+        """Say that there is something to take."""
+        self._idle = False
+        self._on_output()
+
+    def clear(self) -> None:
+        """Forget what was put; what is urgent still goes out."""
+        self._chunks.clear()
+        self.queued = self._leaving
+        self.items = self.leaving_items
+
+    def settle(self) -> None:
+        """Stop counting what was taken: it has been sent."""
+        self.queued -= self._leaving
+        self.items -= self.leaving_items
+        self._leaving = self.leaving_items = 0
+
+    def take(self, max_bytes: int, max_items: int | None = None) -> bytes:
+        """Take frames from the front.
+
+        :param max_bytes: take no further frame once there are so many bytes
+        :param max_items: take no chunk with which there would be more items
+        """
+        # Per chunk, that is per run at the hub: the inner loop.
+        self.settle()
+        taken, self._urgent = self._urgent, []
+        chunks = self._chunks
+        size = items = 0
+        room = self.items if max_items is None else max_items
+        while chunks and size < max_bytes and chunks[0][2] <= room:
+            kind, body, count = chunks.popleft()
+            bodies = [body]
+            length = len(body)
+            room -= count
+            items += count
+            if kind in _LISTS:
+                bound = self.frame_size
+                while chunks and chunks[0][0] == kind and chunks[0][2] <= room:
+                    body = chunks[0][1]
+                    if length + len(body) > bound:
+                        break
+                    count = chunks.popleft()[2]
+                    bodies.append(body)
+                    length += len(body)
+                    room -= count
+                    items += count
+            taken.append(frame_head(kind, length))
+            taken += bodies
+            size += length + 5
+            self._leaving += length + CHUNK_OVERHEAD * len(bodies)
+        self.leaving_items = items
+        self._idle = not taken
+        return b"".join(taken)

@@ -1,0 +1,184 @@
+"""The broker: which sessions hold which channels, and what each is owed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._output import OutputQueue
+from ._position import format_position
+from .frames import Kind
+from .limits import Limits
+from .records import decode_channel, pack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .server import ServerProtocol
+
+_BOOT_ID_CHARACTERS = frozenset(map(chr, range(0x21, 0x7F))) - {":"}
+
+
+class Channel:
+    """A channel that somebody holds: its position and the queues of its subscribers."""
+
+    __slots__ = ("count", "generation", "name", "outboxes")
+
+    def __init__(self, name: bytes, generation: bytes) -> None:
+        self.name = name
+        self.generation = generation
+        self.count = 0
+        # A dict for its order: the first to subscribe is the first to be served.
+        self.outboxes: dict[Outbox, None] = {}
+
+    @property
+    def position(self) -> bytes:
+        """Generation and count, as they are written to subscribers."""
+        return format_position(self.generation, self.count)
+
+
+class Outbox(OutputQueue):
+    """What one session is owed: answers without exception, messages while there is room.
+
+    A session that reaches its bound loses every message until it has drained below half. Then it
+    is told the gaps, and goes on. Half, so that a slow reader sees few gaps with many messages in
+    between and not one after each message.
+
+    :param bound: queued bytes at which records are dropped
+    """
+
+    __slots__ = ("_bound", "_gaps", "missed")
+
+    def __init__(self, bound: int, on_output: Callable[[], object]) -> None:
+        super().__init__(on_output)
+        self._bound = bound
+        self._gaps: dict[Channel, None] = {}
+        #: Messages dropped so far.
+        self.missed = 0
+
+    def deliver(self, channel: Channel, records: bytes, count: int) -> bool:
+        """Queue records of a channel, all or none; none is a gap, which will be told."""
+        if self._gaps or self.queued >= self._bound:
+            self._gaps[channel] = None
+            self.missed += count
+            return False
+        self.put(Kind.MESSAGES, records)
+        return True
+
+    def tell_gap(self, channel: Channel) -> None:
+        """Queue the channel's gap if there is one that was not told."""
+        if channel in self._gaps:
+            del self._gaps[channel]
+            self.put(Kind.GAP, pack(channel.name, channel.position))
+
+    def settle(self) -> None:
+        super().settle()
+        if self._gaps and self.queued < self._bound // 2:
+            # All at once: told a few at a time, channels that are busy would get new gaps before
+            # the last old one is told, and no message would ever pass.
+            for channel in list(self._gaps):
+                self.tell_gap(channel)
+
+    def __bool__(self) -> bool:
+        return super().__bool__() or bool(self._gaps)
+
+    def clear(self) -> None:
+        super().clear()
+        self._gaps.clear()
+
+
+class Broker:
+    """Routes what is published to the sessions that hold its channel.
+
+    Make a :class:`ServerProtocol` for each connection; it calls everything here.
+
+    :param boot_id: 1 to 16 printable ASCII characters without ``:``, never used by another hub
+        or by an earlier run of this one, so that no position is mistaken for another's
+    :param limits: the bounds of the hub
+    """
+
+    def __init__(self, boot_id: str, limits: Limits | None = None) -> None:
+        if not (1 <= len(boot_id) <= 16 and _BOOT_ID_CHARACTERS.issuperset(boot_id)):
+            raise ValueError(f"not a boot id: {boot_id!r}")
+        self.limits = limits or Limits()
+        #: The open connections.
+        self.sessions: set[ServerProtocol] = set()
+        #: Messages taken from publishers.
+        self.published = 0
+        #: Messages queued for subscribers, each counted once a subscriber.
+        self.delivered = 0
+        #: Messages that subscribers' bounds left no room for, counted likewise.
+        self.missed = 0
+        self._boot_id = boot_id
+        self._channels: dict[bytes, Channel] = {}
+        self._removals = 0
+        self._generation = self._make_generation()
+
+    def __len__(self) -> int:
+        """How many channels there are."""
+        return len(self._channels)
+
+    def _make_generation(self) -> bytes:
+        return f"{self._boot_id}.{self._removals}".encode()
+
+    def subscribe(self, outbox: Outbox, name: bytes) -> Channel:
+        """Enter a subscriber. Entering again is harmless.
+
+        :raises MalformedRecord: if the name is that of a new channel and not UTF-8
+        """
+        channel = self._channels.get(name)
+        if channel is None:
+            decode_channel(name)
+            channel = self._channels[name] = Channel(name, self._generation)
+        channel.outboxes[outbox] = None
+        return channel
+
+    def unsubscribe(self, outbox: Outbox, channel: Channel) -> None:
+        """Remove a subscriber, and the channel with its last one."""
+        del channel.outboxes[outbox]
+        if not channel.outboxes:
+            del self._channels[channel.name]
+            # Generations must differ between two channels of one name, of which the first was
+            # removed. So all that are made between two removals can share one, and its memory.
+            self._removals += 1
+            self._generation = self._make_generation()
+
+    def publish(self, data: bytes, position: int, stop: int, name: bytes, count: int) -> bytes:
+        """Hand a run of records to all who hold its channel.
+
+        :param data: bytes with the run from ``position`` to ``stop``
+        :param name: its channel
+        :param count: how many records
+        :return: a code for each record
+        :raises MalformedRecord: if nobody holds the channel and its name is not UTF-8
+        """
+        channel = self._channels.get(name)
+        if channel is None:
+            decode_channel(name)
+            if len(name) > self.limits.max_channel:
+                return b"n" * count
+        if stop - position > self.limits.max_message:
+            largest = len(pack(name, b"")) + self.limits.max_message
+            if count == 1 and stop - position > largest:
+                return b"s"
+            if count > 1:
+                return self._publish_each(data, position, stop, name)
+        self.published += count
+        if channel is not None:
+            channel.count += count
+            # The publisher's own bytes, copied once for all.
+            records = data[position:stop]
+            for outbox in channel.outboxes:
+                if outbox.deliver(channel, records, count):
+                    self.delivered += count
+                else:
+                    self.missed += count
+        return b"k" * count
+
+    def _publish_each(self, data: bytes, position: int, stop: int, name: bytes) -> bytes:
+        """Publish a run that is large enough to have a message over the limit in it."""
+        codes: list[bytes] = []
+        while position < stop:
+            end = position + 4 + int.from_bytes(data[position : position + 4], "big")
+            codes.append(self.publish(data, position, end, name, 1))
+            position = end
+        return b"".join(codes)

@@ -1,0 +1,501 @@
+"""The client's end of a connection."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from ._endpoint import Endpoint, State
+from ._json import Fields, dump
+from ._output import OutputQueue
+from ._position import format_position, parse_position
+from .errors import InvalidChannel, MessageTooLarge, RemoteProtocolError
+from .events import (
+    Acked,
+    Gap,
+    GapReason,
+    GoingAway,
+    Lost,
+    Messages,
+    Refusal,
+    Rejected,
+    Welcome,
+)
+from .frames import PREFACE, FrameDecoder, Kind, encode_frame
+from .limits import (
+    FRAME_SIZE,
+    MAX_COUNT,
+    MAX_FRAME_CEILING,
+    MAX_OPENING_FRAME,
+    Limits,
+)
+from .records import (
+    RECORD_OVERHEAD,
+    Run,
+    decode_channel,
+    encode_channel,
+    encode_data,
+    pack,
+    scan,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    Data = bytes | bytearray | memoryview | str
+
+#: Records that are queued as one chunk at most: what may be in flight is spent chunk by chunk.
+_CHUNK_RECORDS: Final = 4_096
+
+#: The longest delay that a GOAWAY may ask for, in seconds.
+_MAX_RECONNECT_AFTER: Final = 86_400
+
+_DONE: Final = ord("k")
+
+
+class _Operation:
+    """An operation that was not answered, or not for all of its records."""
+
+    __slots__ = ("answer", "names", "number", "records", "refusals", "unanswered")
+
+    def __init__(self, number: int, answer: Kind, records: int, names: list[bytes] | None) -> None:
+        self.number = number
+        self.answer = answer
+        self.records = records
+        self.unanswered = records
+        self.names = names
+        self.refusals: list[Refusal] = []
+
+    def refuse(self, codes: bytes) -> None:
+        """Note those of the next records that are not done."""
+        start = self.records - self.unanswered
+        for index, code in enumerate(codes, start):
+            if code != _DONE:
+                channel = None if self.names is None else self.names[index].decode()
+                self.refusals.append(Refusal(index, bytes([code]), channel))
+
+
+class _Channel:
+    """A subscribed channel and where it stands."""
+
+    __slots__ = ("count", "generation", "name")
+
+    def __init__(self, name: str, generation: bytes, count: int) -> None:
+        self.name = name
+        self.generation = generation
+        self.count = count
+
+
+def _nothing() -> None:
+    pass
+
+
+_ClientOnly = Welcome | Acked | Rejected | Lost | Messages | Gap | GoingAway
+
+
+class ClientProtocol(Endpoint[_ClientOnly]):
+    """A client's end of one connection, without I/O.
+
+    Pass what the hub sends to :meth:`receive_data`, call :meth:`next_event` until it gives
+    ``NEED_DATA``, and send what :meth:`data_to_send` gives. Once :class:`Welcome` came, the
+    operations may be called. Each returns an id, and each id stands in exactly one
+    :class:`Acked`, :class:`Rejected` or :class:`Lost`, in the order of the ids.
+
+    :param client: name and version of the program
+    :param token: what the hub knows it by, if it asks
+    :param limits: ``hello_timeout`` and ``max_backlog`` are the client's own; the rest is told
+        by the hub
+    :param on_output: called when there is something to send after there was nothing. It must
+        not call this object.
+    """
+
+    _PEER = "hub"
+
+    def __init__(
+        self,
+        *,
+        client: str = "hyps",
+        token: str | None = None,
+        limits: Limits | None = None,
+        on_output: Callable[[], object] = _nothing,
+    ) -> None:
+        super().__init__(
+            limits or Limits(), FrameDecoder(MAX_OPENING_FRAME), OutputQueue(on_output)
+        )
+        self._welcome: Welcome | None = None
+        self._last_id = 0
+        self._operations: deque[_Operation] = deque()
+        self._in_flight = 0
+        # Channels whose messages are handed out. Those of others are ignored: what arrives for a
+        # channel after its UNSUBSCRIBE was queued is nobody's.
+        self._channels: dict[bytes, _Channel] = {}
+        # Channels with a SUBSCRIBE on its way: the ids of the first and the last one since the
+        # last UNSUBSCRIBE, as the first answer among theirs that grants the channel makes it
+        # known; and where it stood before, if that is to be compared.
+        self._joining: dict[bytes, tuple[int, int, bytes]] = {}
+        hello = dump(client=client, token=token, features=[])
+        self._output.put_urgent(PREFACE + encode_frame(Kind.HELLO, hello))
+
+    # Operations
+
+    def publish(self, channel: str, data: Data) -> int:
+        """Publish one message.
+
+        :param channel: name of the channel
+        :param data: the message
+        :return: the operation's id
+        :raises InvalidChannel: if the name cannot be a channel's
+        :raises MessageTooLarge: if the hub would not take it
+        :raises LocalProtocolError: if the state does not allow it
+        """
+        welcome = self._check_open("publish()")
+        record = self._pack(welcome, self._encode_channel(welcome, channel), encode_data(data))
+        self._output.put(Kind.PUBLISH, record, 1)
+        return self._begin(Kind.PUBLISH_ACK, 1)
+
+    def publish_many(
+        self, messages: Iterable[tuple[str, Data]], max_bytes: float = math.inf
+    ) -> int | None:
+        """Publish messages. If one of them is wrong, none of this call's is.
+
+        :param messages: channel and message of each
+        :param max_bytes: take no further message once there are so many bytes. Give an iterator,
+            and the next call goes on from there.
+        :return: the operation's id, whose refusals' indexes are those of the messages; None if
+            there were no messages
+        :raises InvalidChannel: if a name cannot be a channel's
+        :raises MessageTooLarge: if the hub would not take one of them
+        :raises LocalProtocolError: if the state does not allow it
+        """
+        welcome = self._check_open("publish_many()")
+        records = self._pack_all(welcome, messages)
+        return self._put(Kind.PUBLISH, Kind.PUBLISH_ACK, records, max_bytes=max_bytes)
+
+    def subscribe(
+        self, channels: Iterable[str], positions: Mapping[str, bytes] | None = None
+    ) -> int | None:
+        """Subscribe channels. Those that are subscribed stay so.
+
+        :param channels: their names
+        :param positions: where channels stood when an earlier connection was lost, as
+            :meth:`position` gave it. What was missed since comes as a :class:`Gap`.
+        :return: the operation's id, whose refusals' indexes are those of the channels; None if
+            there were no channels
+        :raises InvalidChannel: if a name cannot be a channel's
+        :raises LocalProtocolError: if the state does not allow it
+        """
+        welcome = self._check_open("subscribe()")
+        names = [self._encode_channel(welcome, channel) for channel in channels]
+        before = {name.encode(): position for name, position in (positions or {}).items()}
+        records = [pack(name, before.get(name, b"")) for name in names]
+        operation = self._put(Kind.SUBSCRIBE, Kind.SUBSCRIBE_ACK, records, names)
+        if operation is None:
+            return None
+        for name in names:
+            if name not in self._channels:
+                first, _, position = self._joining.get(name, (operation, 0, before.get(name, b"")))
+                self._joining[name] = (first, operation, position)
+        return operation
+
+    def unsubscribe(self, channels: Iterable[str]) -> int | None:
+        """Unsubscribe channels. From now on nothing of them is handed out.
+
+        :param channels: their names
+        :return: the operation's id; None if there were no channels
+        :raises InvalidChannel: if a name cannot be a channel's
+        :raises LocalProtocolError: if the state does not allow it
+        """
+        welcome = self._check_open("unsubscribe()")
+        names = [self._encode_channel(welcome, channel) for channel in channels]
+        operation = self._put(
+            Kind.UNSUBSCRIBE, Kind.UNSUBSCRIBE_ACK, [pack(name, b"") for name in names]
+        )
+        for name in names:
+            self._channels.pop(name, None)
+            self._joining.pop(name, None)
+        return operation
+
+    def position(self, channel: str) -> bytes | None:
+        """Where a channel stands: what was handed out and counted up to now.
+
+        :return: None if the channel is not subscribed
+        """
+        found = self._channels.get(channel.encode())
+        return None if found is None else format_position(found.generation, found.count)
+
+    @property
+    def in_flight(self) -> int:
+        """Records that were handed out to be sent and have no answer yet."""
+        return self._in_flight
+
+    @property
+    def unanswered(self) -> int:
+        """Operations that have no answer yet."""
+        return len(self._operations)
+
+    def close(self) -> None:
+        """Begin nothing new, and finish what was begun. Harmless when closed.
+
+        Send what is queued, half-close when :attr:`eof_is_due`, and go on receiving: the answers
+        come before the hub closes.
+        """
+        if self._state is State.OPEN:
+            self._state = State.DRAINING
+            self._output.wake()
+        elif self._state is not State.DRAINING:
+            self._close()
+
+    @property
+    def eof_is_due(self) -> bool:
+        return self._state in (State.DRAINING, State.CLOSED) and not self._output
+
+    def _check_open(self, what: str) -> Welcome:
+        if self._state is not State.OPEN or self._welcome is None:
+            raise self._forbid(what)
+        return self._welcome
+
+    def _encode_channel(self, welcome: Welcome, channel: str) -> bytes:
+        name = encode_channel(channel)
+        if len(name) > welcome.max_channel:
+            raise InvalidChannel(
+                f"a channel of {len(name)} bytes; the hub takes {welcome.max_channel}"
+            )
+        return name
+
+    def _pack(self, welcome: Welcome, name: bytes, data: bytes) -> bytes:
+        if len(data) > welcome.max_message:
+            raise MessageTooLarge(
+                f"a message of {len(data)} bytes; the hub takes {welcome.max_message}"
+            )
+        return pack(name, data)
+
+    def _pack_all(self, welcome: Welcome, messages: Iterable[tuple[str, Data]]) -> Iterator[bytes]:
+        last = name = None
+        for channel, data in messages:
+            if name is None or channel != last:
+                last, name = channel, self._encode_channel(welcome, channel)
+            yield self._pack(welcome, name, data if type(data) is bytes else encode_data(data))
+
+    def _put(
+        self,
+        kind: Kind,
+        answer: Kind,
+        records: Iterable[bytes],
+        names: list[bytes] | None = None,
+        max_bytes: float = math.inf,
+    ) -> int | None:
+        assert self._welcome is not None
+        most_records = min(_CHUNK_RECORDS, self._welcome.max_in_flight)
+        most_bytes = self._output.frame_size
+        chunks: list[tuple[bytes, int]] = []
+        chunk: list[bytes] = []
+        size = 0
+        for record in records:
+            if chunk and (size + len(record) > most_bytes or len(chunk) == most_records):
+                chunks.append((b"".join(chunk), len(chunk)))
+                max_bytes -= size
+                chunk = []
+                size = 0
+            chunk.append(record)
+            size += len(record)
+            if size >= max_bytes:
+                break
+        if not chunk:
+            return None
+        chunks.append((b"".join(chunk), len(chunk)))
+        for body, count in chunks:
+            self._output.put(kind, body, count)
+        return self._begin(answer, sum([count for _, count in chunks]), names)
+
+    def _begin(self, answer: Kind, records: int, names: list[bytes] | None = None) -> int:
+        self._last_id += 1
+        self._operations.append(_Operation(self._last_id, answer, records, names))
+        return self._last_id
+
+    def _take(self, max_bytes: int) -> bytes:
+        if self._welcome is None:
+            return super()._take(max_bytes)
+        data = self._output.take(max_bytes, self._welcome.max_in_flight - self._in_flight)
+        self._in_flight += self._output.leaving_items
+        return data
+
+    # Frames
+
+    def _on_welcome(self, body: bytes) -> None:
+        fields = Fields("WELCOME", body)
+        max_message = fields.integer("max_message", 1, MAX_FRAME_CEILING)
+        max_channel = fields.integer("max_channel", 1, MAX_FRAME_CEILING)
+        welcome = Welcome(
+            server=fields.text("server"),
+            session=fields.text("session"),
+            features=fields.texts("features"),
+            heartbeat=fields.integer("heartbeat", 1, 3600),
+            max_message=max_message,
+            max_channel=max_channel,
+            max_frame=fields.integer(
+                "max_frame", max_message + max_channel + RECORD_OVERHEAD + 1, MAX_FRAME_CEILING
+            ),
+            max_channels=fields.integer("max_channels", 1, MAX_COUNT),
+            max_in_flight=fields.integer("max_in_flight", 1, MAX_COUNT),
+        )
+        self._state = State.OPEN
+        self._welcome = welcome
+        self._heartbeat = welcome.heartbeat
+        self._decoder.max_frame = welcome.max_frame
+        self._output.frame_size = min(FRAME_SIZE, welcome.max_frame - 1)
+        self._events.append(welcome)
+
+    def _on_codes(self, kind: Kind, codes: bytes) -> None:
+        """Hand out codes to the operations that wait for them, in order."""
+        if not codes:
+            raise RemoteProtocolError(f"{kind.name}: no codes")
+        if len(codes) > self._in_flight:
+            raise RemoteProtocolError(f"{kind.name}: answers what was not sent")
+        self._in_flight -= len(codes)
+        all_done = codes.count(b"k") == len(codes)
+        operations = self._operations
+        acked = operations[0].number  # the first operation that no event tells of yet
+        position = 0
+        while position < len(codes):
+            operation = operations[0]
+            if operation.answer is not kind:
+                raise RemoteProtocolError(f"{kind.name}: {operation.answer.name} was due")
+            count = min(operation.unanswered, len(codes) - position)
+            if not all_done:
+                operation.refuse(codes[position : position + count])
+            operation.unanswered -= count
+            position += count
+            if operation.unanswered == 0:
+                operations.popleft()
+                if operation.refusals:
+                    self._tell_acked(acked, operation.number)
+                    self._events.append(Rejected(operation.number, tuple(operation.refusals)))
+                    acked = operation.number + 1
+        self._tell_acked(acked, operations[0].number if operations else self._last_id + 1)
+        self._output.wake()
+
+    def _tell_acked(self, start: int, stop: int) -> None:
+        if start < stop:
+            self._events.append(Acked(range(start, stop)))
+
+    def _on_publish_ack(self, body: bytes) -> None:
+        self._on_codes(Kind.PUBLISH_ACK, body)
+
+    def _on_unsubscribe_ack(self, body: bytes) -> None:
+        self._on_codes(Kind.UNSUBSCRIBE_ACK, body)
+
+    def _on_subscribe_ack(self, body: bytes) -> None:
+        for name, answer in _each_record(body):
+            operation = self._operations[0] if self._operations else None
+            if operation is None or operation.names is None:
+                raise RemoteProtocolError("SUBSCRIBE_ACK: nothing to answer")
+            if operation.names[operation.records - operation.unanswered] != name:
+                raise RemoteProtocolError("SUBSCRIBE_ACK: for another channel")
+            self._on_subscribed(operation, name, answer)
+            self._on_codes(Kind.SUBSCRIBE_ACK, answer[:1])
+
+    def _on_subscribed(self, operation: _Operation, name: bytes, answer: bytes) -> None:
+        granted = answer.startswith(b"k")
+        first, last, before = self._joining.get(name, (math.inf, 0, b""))
+        joins = first <= operation.number
+        if joins and (granted or last == operation.number):
+            del self._joining[name]
+        if not granted:
+            return
+        generation, count = parse_position(answer[1:])
+        if joins:
+            channel = self._channels[name] = _Channel(name.decode(), generation, count)
+            if before:
+                known_generation, known = parse_position(before)
+                self._on_position(
+                    _Channel(channel.name, known_generation, known), generation, count, "reconnect"
+                )
+        elif name in self._channels:
+            # Subscribed before; the answer says where it stands, which is known.
+            self._on_position(self._channels[name], generation, count, "hub")
+
+    def _on_position(
+        self, channel: _Channel, generation: bytes, count: int, reason: GapReason
+    ) -> None:
+        """Compare where a channel stands with what was handed out of it."""
+        if generation != channel.generation or count < channel.count:
+            self._events.append(Gap(channel.name, None, reason))
+        elif count > channel.count:
+            self._events.append(Gap(channel.name, count - channel.count, reason))
+        channel.generation = generation
+        channel.count = count
+
+    def _on_messages(self, body: bytes) -> None:
+        # Per run. What is per message is in scan().
+        if not body:
+            raise RemoteProtocolError("MESSAGES: no records")
+        channels = self._channels
+        runs: list[Run] = []
+        position = 0
+        try:
+            for name, stop, count in scan(body):
+                channel = channels.get(name)
+                if channel is not None:
+                    channel.count += count
+                    runs.append(Run(channel.name, body[position:stop], count))
+                position = stop
+        finally:
+            if runs:
+                self._events.append(Messages(tuple(runs)))
+
+    def _on_gap(self, body: bytes) -> None:
+        for name, position in _each_record(body):
+            generation, count = parse_position(position)
+            channel = self._channels.get(name)
+            if channel is not None:
+                self._on_position(channel, generation, count, "hub")
+
+    def _on_goaway(self, body: bytes) -> None:
+        fields = Fields("GOAWAY", body)
+        event = GoingAway(
+            fields.text("reason"), fields.seconds("reconnect_after", _MAX_RECONNECT_AFTER)
+        )
+        self._events.append(event)
+        self.close()
+
+    def _close(self) -> None:
+        super()._close()
+        self._output.clear()
+        if self._operations:
+            first, last = self._operations[0].number, self._operations[-1].number
+            self._operations.clear()
+            self._in_flight = 0
+            self._events.append(Lost(range(first, last + 1)))
+
+    _OPEN: ClassVar[Mapping[int, Callable[[ClientProtocol, bytes], None]]] = {
+        Kind.PUBLISH_ACK: _on_publish_ack,
+        Kind.SUBSCRIBE_ACK: _on_subscribe_ack,
+        Kind.UNSUBSCRIBE_ACK: _on_unsubscribe_ack,
+        Kind.MESSAGES: _on_messages,
+        Kind.GAP: _on_gap,
+        Kind.PING: Endpoint._on_ping,
+        Kind.PONG: Endpoint._on_pong,
+        Kind.GOAWAY: _on_goaway,
+        Kind.ERROR: Endpoint._on_error,
+    }
+    _TABLE: ClassVar[Mapping[State, Mapping[int, Callable[[ClientProtocol, bytes], None]]]] = {
+        State.OPENING: {
+            Kind.WELCOME: _on_welcome,
+            Kind.GOAWAY: _on_goaway,
+            Kind.ERROR: Endpoint._on_error,
+        },
+        State.OPEN: _OPEN,
+        State.DRAINING: _OPEN,
+    }
+
+
+def _each_record(body: bytes) -> Iterator[tuple[bytes, bytes]]:
+    if not body:
+        raise RemoteProtocolError("a frame without records")
+    position = 0
+    for name, stop, count in scan(body):
+        channel = decode_channel(name)
+        for message in Run(channel, body[position:stop], count).messages:
+            yield name, message.data
+        position = stop

@@ -1,0 +1,203 @@
+"""What :meth:`next_event` returns: frozen facts, in the order in which they happened."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from .errors import (
+    HypsError,
+    InvalidChannel,
+    MessageTooLarge,
+    PermissionDenied,
+    Unavailable,
+)
+
+if TYPE_CHECKING:
+    from .records import Run
+
+GapReason = Literal["hub", "client", "reconnect"]
+
+
+class NeedData(enum.Enum):
+    """Type of :data:`NEED_DATA`."""
+
+    NEED_DATA = "NEED_DATA"
+
+
+#: There is no event until more bytes were received.
+NEED_DATA: Final = NeedData.NEED_DATA
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A client introduced itself. Call ``accept()`` or ``refuse()``.
+
+    :param client: the name and version it gave
+    :param token: its token, or None
+    :param features: names of the extensions it knows
+    """
+
+    client: str
+    token: str | None
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The hub took records of one kind from a session and queued their answers.
+
+    :param records: how many; at most a few thousand, so that others can have a turn in between
+    """
+
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """The hub opened the session. Operations may start.
+
+    :param server: the hub's name and version
+    :param session: the hub's name of this session, for logs
+    :param features: names of the extensions it knows
+    :param heartbeat: seconds of silence before a PING
+    :param max_message: bytes of a message
+    :param max_channel: bytes of a channel's name
+    :param max_frame: bytes of a frame's kind and body
+    :param max_channels: channels of this session
+    :param max_in_flight: records sent without an answer
+    """
+
+    server: str
+    session: str
+    features: tuple[str, ...]
+    heartbeat: int
+    max_message: int
+    max_channel: int
+    max_frame: int
+    max_channels: int
+    max_in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Acked:
+    """The hub carried out operations.
+
+    :param operations: their ids, neighbours
+    """
+
+    operations: range
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One record of an operation that the hub refused.
+
+    :param index: its place in the operation, from 0
+    :param code: the hub's answer, one byte
+    :param channel: the channel, if the operation was to subscribe it
+    """
+
+    index: int
+    code: bytes
+    channel: str | None = None
+
+    def error(self) -> HypsError:
+        """The exception that says the same."""
+        kind, why = _REFUSALS.get(self.code, (HypsError, "refused with an unknown code"))
+        return kind(f"the hub answered {self.code.decode('latin-1')!r}: {why}")
+
+
+_REFUSALS: dict[bytes, tuple[type[HypsError], str]] = {
+    b"d": (PermissionDenied, "denied"),
+    b"s": (MessageTooLarge, "the message is too large"),
+    b"n": (InvalidChannel, "the channel's name is refused"),
+    b"u": (Unavailable, "not taken, the hub is draining or overloaded"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The hub refused an operation, or some records of it; the others were carried out.
+
+    :param operation: its id
+    :param refusals: the refused records, in order
+    """
+
+    operation: int
+    refusals: tuple[Refusal, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The connection ended before these operations were answered; their outcome is unknown.
+
+    :param operations: their ids
+    """
+
+    operations: range
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """Messages arrived.
+
+    :param runs: in order; neighbours may be of one channel
+    """
+
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Messages of a channel were missed at this place.
+
+    :param channel: name of the channel
+    :param missed: how many, or None if that cannot be known
+    :param reason: ``"hub"``, the session's buffer at the hub was full; ``"client"``, the
+        subscription's buffer was full; ``"reconnect"``, they were published between two
+        connections
+    """
+
+    channel: str
+    missed: int | None
+    reason: GapReason
+
+
+@dataclass(frozen=True, slots=True)
+class GoingAway:
+    """The hub is about to leave. Collect the answers, close, and connect again.
+
+    :param reason: in words
+    :param reconnect_after: seconds to wait before connecting again
+    """
+
+    reason: str
+    reconnect_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class PeerError:
+    """The peer ended the session with an ERROR.
+
+    :param code: see :class:`~hyps.protocol.ErrorCode`; others are possible
+    :param message: in words
+    """
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The peer sends nothing more.
+
+    :param clean: it ended between two frames and not within one
+    """
+
+    clean: bool
+
+
+ClientEvent = Welcome | Acked | Rejected | Lost | Messages | Gap | GoingAway | PeerError | Closed
+ServerEvent = Hello | Taken | PeerError | Closed

@@ -1,0 +1,94 @@
+"""Every bound of a hub and of a client, its default and the reason for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Final
+
+from .records import RECORD_OVERHEAD
+
+MIB: Final = 1024 * 1024
+
+#: Bytes of a frame before WELCOME, and of any JSON body: room for names and tokens, and all that
+#: a stranger can make the hub buffer. HTTP servers allow header lists of 8 to 64 KiB.
+MAX_OPENING_FRAME: Final = 16_384
+
+#: Bytes of the preface: ``HYPS/`` and a version, with room for versions to come.
+MAX_PREFACE: Final = 16
+
+#: Bytes that batches are merged to on their way out. Small frames suit many channels, large ones
+#: large messages; between 32 and 128 KiB the rate was the same within noise.
+FRAME_SIZE: Final = 65_536
+
+#: What a queued chunk costs besides its bytes, so that a flood of tiny ones is bounded too.
+CHUNK_OVERHEAD: Final = 64
+
+#: PONGs that may wait to be sent. A peer has one PING outstanding, so two means it does not wait
+#: for answers; some slack costs 13 bytes each.
+MAX_PONGS: Final = 16
+
+#: Records taken from one session before others get their turn: some milliseconds of work.
+PASS_RECORDS: Final = 4_096
+
+#: The largest ``max_frame`` that a client believes, so that a hub cannot make it buffer more.
+MAX_FRAME_CEILING: Final = 256 * MIB
+
+#: The largest count in a position.
+MAX_COUNT: Final = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds of a hub and, where it says so, of a client. All are enforced.
+
+    :param max_message: bytes of one message. 1 MiB is the default of NATS too; more than that is
+        a file, which wants a store and not fan-out.
+    :param max_channel: bytes of a channel's name. Names are keys, held once at each end.
+    :param max_channels: channels that one session may hold. Each costs the hub about 250 bytes.
+    :param max_in_flight: records that one session may have sent without an answer. The answers
+        that the hub keeps for a session are bounded by it.
+    :param max_buffer: bytes queued for one session before its records are dropped and counted.
+        Small enough for thousands of stalled sessions, large enough for a burst of 100,000 small
+        messages.
+    :param max_sessions: sessions of one hub. Each takes a file descriptor, so the operating
+        system's bound may be reached first.
+    :param max_backlog: bytes that one client queues before ``publish()`` waits.
+    :param hello_timeout: seconds in which a session must be opened.
+    :param close_timeout: seconds that a goodbye may take: flushing, and waiting for the peer.
+    :param heartbeat: seconds without a sign of life before a PING, and again before giving up.
+        Most proxies and NATs forget connections that are idle for a minute or more.
+    """
+
+    max_message: int = MIB
+    max_channel: int = 255
+    max_channels: int = 262_144
+    max_in_flight: int = 65_536
+    max_buffer: int = 16 * MIB
+    max_sessions: int = 10_000
+    max_backlog: int = 4 * MIB
+    hello_timeout: float = 10.0
+    close_timeout: float = 5.0
+    heartbeat: int = 20
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"{field.name} must be a number, not {value!r}")
+            if isinstance(field.default, int) and not isinstance(value, int):
+                raise TypeError(f"{field.name} must be an int, not {value!r}")
+            if not value > 0:
+                raise ValueError(f"{field.name} must be positive, not {value!r}")
+        if self.heartbeat > 3600:
+            raise ValueError(f"heartbeat must be at most 3600 seconds, not {self.heartbeat!r}")
+        if self.max_frame > MAX_FRAME_CEILING:
+            raise ValueError(f"max_message must be under {MAX_FRAME_CEILING // MIB} MiB")
+
+    @property
+    def max_frame(self) -> int:
+        """Bytes of a frame's kind and body: the largest record, and room above it.
+
+        The room is there so that a message somewhat over ``max_message`` is refused with a code
+        in its ACK and does not cost the session.
+        """
+        return self.max_message + self.max_channel + RECORD_OVERHEAD + FRAME_SIZE

@@ -1,0 +1,323 @@
+r"""Records: the unit that is published, routed and delivered.
+
+A record is a 4-byte big-endian length of what follows, the channel, ``\n``, the message, ``\n``::
+
+    b"\x00\x00\x00\x0ffoo_ch\nfoo_msg\n"   <->   ("foo_ch", b"foo_msg")
+
+Hot code lives here: :func:`scan` is what the hub does for each published record and the client for
+each delivered one. What it finds is a *run*, neighbouring records of one channel, and everything
+after it (look-up, copy, count, queue) is done once a run and not once a record.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+
+from .errors import InvalidChannel, MalformedRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LENGTH: Final = Struct(">I")
+_NEWLINE: Final = 0x0A
+
+#: The longest run in bytes, but for its last record. It bounds how much one look-up hands to
+#: every subscriber at once, and so how long a single pass over them takes.
+RUN_SIZE: Final = 65_536
+
+#: Bytes of a record that are neither channel nor message: the length and two newlines.
+RECORD_OVERHEAD: Final = 6
+
+
+class Message:
+    """A message as it was published: its channel and its bytes.
+
+    :param channel: name of the channel
+    :param data: the published bytes
+    """
+
+    # Not a dataclass: the reader makes one for each message delivered, and without going
+    # through __init__ that takes less than half the time.
+    __slots__ = ("channel", "data")
+    __match_args__ = ("channel", "data")
+
+    channel: str
+    data: bytes
+
+    def __init__(self, channel: str, data: bytes) -> None:
+        self.channel = channel
+        self.data = data
+
+    def __repr__(self) -> str:
+        return f"Message(channel={self.channel!r}, data={self.data!r})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Message):
+            return NotImplemented
+        return self.channel == other.channel and self.data == other.data
+
+    def __hash__(self) -> int:
+        return hash((self.channel, self.data))
+
+
+class Run:
+    """Neighbouring records of one channel, checked, as the bytes they came in.
+
+    :param channel: name of the channel
+    :param records: one record or more, concatenated
+    :param count: how many records these are
+    """
+
+    __slots__ = ("_messages", "channel", "count", "records")
+
+    def __init__(self, channel: str, records: bytes, count: int) -> None:
+        self.channel = channel
+        self.records = records
+        self.count = count
+        self._messages: list[Message] | None = None
+
+    def __repr__(self) -> str:
+        return f"Run(channel={self.channel!r}, records={self.records!r}, count={self.count})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Run):
+            return NotImplemented
+        return self.channel == other.channel and self.records == other.records
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def messages(self) -> list[Message]:
+        """The records as messages; made once, however many readers share the run."""
+        if self._messages is None:
+            self._messages = _messages(self.channel, self.records)
+        return self._messages
+
+    def split(self, count: int) -> tuple[Run, Run]:
+        """Cut the run in two.
+
+        :param count: records in the first part, more than none and fewer than all
+        :return: both parts
+        """
+        position = 0
+        for _ in range(count):
+            position += 4 + _LENGTH.unpack_from(self.records, position)[0]
+        return (
+            Run(self.channel, self.records[:position], count),
+            Run(self.channel, self.records[position:], self.count - count),
+        )
+
+
+def _messages(channel: str, data: bytes) -> list[Message]:
+    # Everything here is per message.
+    unpack = _LENGTH.unpack_from
+    new = Message.__new__
+    found: list[Message] = []
+    append = found.append
+    head = 4 + len(channel.encode()) + 1
+    position, end = 0, len(data)
+    while position < end:
+        stop = position + 4 + unpack(data, position)[0]
+        message = new(Message)
+        message.channel = channel
+        message.data = data[position + head : stop - 1]
+        append(message)
+        position = stop
+    return found
+
+
+def encode_channel(channel: str) -> bytes:
+    """Check a channel name and encode it.
+
+    :param channel: name of a channel
+    :return: the name as it stands in records
+    :raises InvalidChannel: if it is empty, contains a newline or has no UTF-8 form
+    """
+    if not isinstance(channel, str):
+        raise TypeError(f"a channel must be a str, not {type(channel).__name__}")
+    try:
+        name = channel.encode()
+    except UnicodeEncodeError:
+        raise InvalidChannel(f"channel {channel!a} has no UTF-8 form") from None
+    if not name:
+        raise InvalidChannel("a channel name must not be empty")
+    if b"\n" in name:
+        raise InvalidChannel(f"channel {channel!a} contains a newline")
+    return name
+
+
+def encode_data(data: bytes | bytearray | memoryview | str) -> bytes:
+    """Give a message's bytes; text becomes UTF-8.
+
+    :raises TypeError: if it is neither text nor bytes
+    """
+    if isinstance(data, bytes):
+        return data
+    if isinstance(data, str):
+        return data.encode()
+    if isinstance(data, bytearray | memoryview):
+        return bytes(data)
+    raise TypeError(f"a message must be bytes or str, not {type(data).__name__}")
+
+
+def pack(name: bytes, data: bytes) -> bytes:
+    """Encode a record from a name that :func:`encode_channel` gave and the message's bytes."""
+    return b"%b%b\n%b\n" % (_LENGTH.pack(len(name) + len(data) + 2), name, data)
+
+
+def encode(channel: str, data: bytes | bytearray | memoryview | str) -> bytes:
+    """Encode one record.
+
+    :param channel: name of the channel
+    :param data: the message
+    :raises InvalidChannel: if the name cannot be a channel's
+    """
+    return pack(encode_channel(channel), encode_data(data))
+
+
+def scan(data: bytes, position: int = 0, *, whole: bool = True) -> Iterator[tuple[bytes, int, int]]:
+    r"""Check records and find their runs.
+
+    Of each record the length, the first ``\n`` and the last byte are checked. Whether a channel
+    is UTF-8 is not: the caller knows most names already, and decodes those it sees first.
+
+    :param data: concatenated records
+    :param position: where the first starts
+    :param whole: a record that is cut off at the end is malformed; else the scan ends before it
+    :return: for each run its channel, the offset behind it and the number of its records
+    :raises MalformedRecord: after everything before the malformed record was given
+    """
+    # Per record: the inner loop. Per run: the rest.
+    unpack = _LENGTH.unpack_from
+    starts_with = data.startswith
+    end = len(data)
+    while position < end:
+        if end - position < 4:
+            if whole:
+                raise MalformedRecord("a record is cut off in its length")
+            return
+        length: int = unpack(data, position)[0]
+        stop = position + 4 + length
+        if length < 3:
+            raise MalformedRecord(f"a record's length is {length}; 3 is the least")
+        if stop > end:
+            if whole:
+                raise MalformedRecord("a record is longer than what holds it")
+            return
+        newline = data.find(b"\n", position + 4, stop - 1)
+        if newline < 0:
+            raise MalformedRecord("a record has no newline behind its channel")
+        if newline == position + 4:
+            raise MalformedRecord("a record's channel is empty")
+        if data[stop - 1] != _NEWLINE:
+            raise MalformedRecord("a record's last byte is not a newline")
+        prefix = data[position + 4 : newline + 1]
+        least = len(prefix) + 1
+        bound = min(end, position + RUN_SIZE)
+        count = 1
+        position = stop
+        while position < bound and starts_with(prefix, position + 4):
+            length = unpack(data, position)[0]
+            stop = position + 4 + length
+            if length < least or stop > end or data[stop - 1] != _NEWLINE:
+                break  # the outer loop says what is wrong with it
+            count += 1
+            position = stop
+        yield prefix[:-1], position, count
+
+
+def decode_channel(name: bytes) -> str:
+    """Decode a channel's name that a peer sent.
+
+    :raises MalformedRecord: if it is not UTF-8
+    """
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        raise MalformedRecord("a record's channel is not UTF-8") from None
+
+
+def records(data: bytes) -> Iterator[tuple[str, bytes]]:
+    r"""Decode concatenated records.
+
+    :param data: whole records
+    :return: channel and message of each
+    :raises MalformedRecord: after the valid ones before it
+
+    >>> list(records(b"\x00\x00\x00\x0ffoo_ch\nfoo_msg\n"))
+    [('foo_ch', b'foo_msg')]
+    """
+    position = 0
+    for name, stop, count in scan(data):
+        for message in Run(decode_channel(name), data[position:stop], count).messages:
+            yield message.channel, message.data
+        position = stop
+
+
+class RecordDecoder:
+    """Runs of records from bytes that were cut anywhere.
+
+    :param max_record: bytes of the largest record, its length included; a larger one is refused
+        at its length, before it is buffered
+    """
+
+    def __init__(self, max_record: int) -> None:
+        self._max_record = max_record
+        self._buffer = bytearray()
+        self._wanted = 4  # bytes that the record at the buffer's start needs to be complete
+        self._runs: deque[Run] = deque()
+        self._error: MalformedRecord | None = None
+
+    @property
+    def buffered(self) -> int:
+        """Bytes of a record that is not complete yet; 0 between records."""
+        return len(self._buffer)
+
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes. Call :meth:`next_run` until it returns None afterwards."""
+        if self._error is not None:
+            return
+        self._buffer += data
+        try:
+            # Nothing is looked at twice: a large record that arrives in small pieces waits
+            # until it is complete.
+            while len(self._buffer) >= self._wanted:
+                self._take()
+        except MalformedRecord as error:
+            self._error = error
+            self._buffer.clear()
+
+    def next_run(self) -> Run | None:
+        """Give the next run, or None if more data is needed.
+
+        :raises MalformedRecord: when the valid runs before it have been given, at every call
+        """
+        if self._runs:
+            return self._runs.popleft()
+        if self._error is not None:
+            raise self._error.with_traceback(None)
+        return None
+
+    def _take(self) -> None:
+        buffer = bytes(self._buffer)
+        position = 0
+        for name, stop, count in scan(buffer, whole=False):
+            if stop - position > self._max_record:
+                self._check_sizes(buffer, position, stop)
+            self._runs.append(Run(decode_channel(name), buffer[position:stop], count))
+            position = stop
+        del self._buffer[:position]
+        self._wanted = 4
+        if len(buffer) - position >= 4:
+            self._wanted += _LENGTH.unpack_from(buffer, position)[0]
+            if self._wanted > self._max_record:
+                raise MalformedRecord(f"a record is over {self._max_record} bytes")
+
+    def _check_sizes(self, buffer: bytes, position: int, stop: int) -> None:
+        while position < stop:
+            size = 4 + _LENGTH.unpack_from(buffer, position)[0]
+            if size > self._max_record:
+                raise MalformedRecord(f"a record is over {self._max_record} bytes")
+            position += size

@@ -1,0 +1,262 @@
+"""The hub's end of a connection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from ._endpoint import Endpoint, State
+from ._json import Fields, dump
+from ._position import is_position
+from .broker import Broker, Channel, Outbox
+from .errors import ErrorCode, RemoteProtocolError
+from .events import Hello, Taken
+from .frames import FrameDecoder, Kind
+from .limits import MAX_OPENING_FRAME, PASS_RECORDS
+from .records import decode_channel, pack, scan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    #: Takes a run: the bytes it is in, its start, its stop, its channel and the number of its
+    #: records. Gives an answer for each.
+    TakeRun = Callable[[bytes, int, int, bytes, int], bytes]
+
+
+def _nothing() -> None:
+    pass
+
+
+class ServerProtocol(Endpoint[Hello | Taken]):
+    """One session of a hub, without I/O.
+
+    Pass what the client sends to :meth:`receive_data`, call :meth:`next_event` until it gives
+    ``NEED_DATA``, answer :class:`Hello`, and send what :meth:`data_to_send` gives. What other
+    sessions publish adds to the output at any time: ``on_output`` tells.
+
+    :param broker: the broker of all sessions of this hub
+    :param session: a name for this session, shown to the client, for logs
+    :param server: name and version of the hub
+    :param on_output: called when there is something to send after there was nothing. It must
+        not call this object.
+    """
+
+    _PEER = "client"
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        session: str,
+        server: str = "hyps",
+        on_output: Callable[[], object] = _nothing,
+    ) -> None:
+        self._outbox = Outbox(broker.limits.max_buffer, on_output)
+        super().__init__(broker.limits, FrameDecoder(MAX_OPENING_FRAME, preface=True), self._outbox)
+        self.session = session
+        self._server = server
+        self._broker = broker
+        self._channels: dict[bytes, Channel] = {}
+        # A frame of which not all records have been taken: what takes a run, the kind of the
+        # answer, the body, how far it got.
+        self._work: tuple[TakeRun, Kind, bytes, int] | None = None
+        if len(broker.sessions) >= broker.limits.max_sessions:
+            self.fail("the hub has as many sessions as it takes", ErrorCode.LIMIT)
+        else:
+            broker.sessions.add(self)
+
+    @property
+    def missed(self) -> int:
+        """Messages that this session's bound left no room for."""
+        return self._outbox.missed
+
+    @property
+    def channels(self) -> int:
+        """How many channels the session holds."""
+        return len(self._channels)
+
+    def accept(self) -> None:
+        """Open the session, in answer to :class:`Hello`.
+
+        :raises LocalProtocolError: if there is no HELLO to answer
+        """
+        if self._state is not State.GREETED:
+            raise self._forbid("accept()")
+        limits = self.limits
+        self._state = State.OPEN
+        self._decoder.max_frame = limits.max_frame
+        self._outbox.put(
+            Kind.WELCOME,
+            dump(
+                server=self._server,
+                session=self.session,
+                features=[],
+                heartbeat=limits.heartbeat,
+                max_message=limits.max_message,
+                max_channel=limits.max_channel,
+                max_frame=limits.max_frame,
+                max_channels=limits.max_channels,
+                max_in_flight=limits.max_in_flight,
+            ),
+        )
+
+    def refuse(self, message: str, code: str = ErrorCode.AUTH) -> None:
+        """Turn the client away, in answer to :class:`Hello`.
+
+        :param message: what the client is told
+        :param code: see :class:`ErrorCode`
+        :raises LocalProtocolError: if there is no HELLO to answer
+        """
+        if self._state is not State.GREETED:
+            raise self._forbid("refuse()")
+        self.fail(message, code)
+
+    def go_away(self, reason: str, reconnect_after: float = 0.0) -> None:
+        """Ask the client to leave. What it publishes from now on is answered with ``u``.
+
+        Call :meth:`close` when it has left or had its time. Harmless when it was asked or left.
+
+        :param reason: in words
+        :param reconnect_after: seconds
+        """
+        if self._state not in (State.DRAINING, State.CLOSED):
+            self._outbox.put(Kind.GOAWAY, dump(reason=reason, reconnect_after=reconnect_after))
+            if self._state is State.OPEN:
+                self._state = State.DRAINING
+            else:
+                self._close()
+
+    def close(self) -> None:
+        """Leave the broker. What is queued is still to be sent. Harmless when closed."""
+        if self._state is not State.CLOSED:
+            self._close()
+
+    def _close(self) -> None:
+        super()._close()
+        self._work = None
+        self._broker.sessions.discard(self)
+        for channel in self._channels.values():
+            self._outbox.tell_gap(channel)
+            self._broker.unsubscribe(self._outbox, channel)
+        self._channels.clear()
+
+    def _advance(self) -> bool:
+        if self._work is None:
+            return super()._advance()
+        self._take_records(*self._work)
+        return True
+
+    def _on_hello(self, body: bytes) -> None:
+        fields = Fields("HELLO", body)
+        event = Hello(
+            fields.text("client"), fields.optional_text("token"), fields.texts("features")
+        )
+        self._state = State.GREETED
+        self._events.append(event)
+
+    # PUBLISH, SUBSCRIBE and UNSUBSCRIBE differ in what is done with a run of records, in which
+    # each record gets its own answer. All else about them is the same.
+
+    def _on_publish(self, body: bytes) -> None:
+        draining = self._state is State.DRAINING
+        self._begin(
+            self._publish_late if draining else self._broker.publish, body, Kind.PUBLISH_ACK
+        )
+
+    def _on_subscribe(self, body: bytes) -> None:
+        self._begin(self._subscribe, body, Kind.SUBSCRIBE_ACK)
+
+    def _on_unsubscribe(self, body: bytes) -> None:
+        self._begin(self._unsubscribe, body, Kind.UNSUBSCRIBE_ACK)
+
+    def _begin(self, take: TakeRun, body: bytes, answer: Kind) -> None:
+        if not body:
+            raise RemoteProtocolError("a frame without records")
+        self._work = (take, answer, body, 0)
+
+    def _take_records(self, take: TakeRun, answer: Kind, body: bytes, position: int) -> None:
+        """Take about as many records as a pass allows."""
+        answers: list[bytes] = []
+        taken = 0
+        try:
+            for name, stop, count in scan(body, position):
+                answers.append(take(body, position, stop, name, count))
+                taken += count
+                position = stop
+                if taken >= PASS_RECORDS:
+                    break
+        finally:
+            # Valid records are answered before an invalid one ends the session.
+            if taken:
+                self._outbox.put(answer, b"".join(answers), taken)
+                self._events.append(Taken(taken))
+        self._work = None if position == len(body) else (take, answer, body, position)
+        if self._outbox.items > self.limits.max_in_flight:
+            raise RemoteProtocolError(
+                "more records than max_in_flight whose answers were not read", ErrorCode.LIMIT
+            )
+
+    def _publish_late(
+        self, data: bytes, position: int, stop: int, name: bytes, count: int
+    ) -> bytes:
+        return b"u" * count
+
+    def _subscribe(self, data: bytes, position: int, stop: int, name: bytes, count: int) -> bytes:
+        decode_channel(name)
+        contents = _contents(data, position, count, len(name))
+        return b"".join([pack(name, self._subscribe_one(name, content)) for content in contents])
+
+    def _subscribe_one(self, name: bytes, last_position: bytes) -> bytes:
+        """Give a code and, if it is ``k``, the channel's position."""
+        if len(name) > self.limits.max_channel:
+            return b"n"
+        if self._state is State.DRAINING:
+            return b"u"
+        # The client compares its last position with the answer. So the hub only checks it:
+        # whatever else may stand here is for wires to come.
+        if last_position and not is_position(last_position):
+            return b"d"
+        channel = self._channels.get(name)
+        if channel is None:
+            if len(self._channels) >= self.limits.max_channels:
+                return b"d"
+            channel = self._channels[name] = self._broker.subscribe(self._outbox, name)
+        self._outbox.tell_gap(channel)
+        return b"k" + channel.position
+
+    def _unsubscribe(self, data: bytes, position: int, stop: int, name: bytes, count: int) -> bytes:
+        decode_channel(name)
+        contents = _contents(data, position, count, len(name))
+        if not all(contents):
+            channel = self._channels.pop(name, None)
+            if channel is not None:
+                self._outbox.tell_gap(channel)
+                self._broker.unsubscribe(self._outbox, channel)
+        return b"".join([b"d" if content else b"k" for content in contents])
+
+    _OPEN: ClassVar[Mapping[int, Callable[[ServerProtocol, bytes], None]]] = {
+        Kind.PUBLISH: _on_publish,
+        Kind.SUBSCRIBE: _on_subscribe,
+        Kind.UNSUBSCRIBE: _on_unsubscribe,
+        Kind.PING: Endpoint._on_ping,
+        Kind.PONG: Endpoint._on_pong,
+        Kind.ERROR: Endpoint._on_error,
+    }
+    _TABLE: ClassVar[Mapping[State, Mapping[int, Callable[[ServerProtocol, bytes], None]]]] = {
+        State.OPENING: {
+            Kind.HELLO: _on_hello,
+            Kind.ERROR: Endpoint._on_error,
+        },
+        State.GREETED: {},
+        State.OPEN: _OPEN,
+        State.DRAINING: _OPEN,
+    }
+
+
+def _contents(data: bytes, position: int, count: int, name_length: int) -> list[bytes]:
+    """The messages of a run."""
+    found = []
+    for _ in range(count):
+        stop = position + 4 + int.from_bytes(data[position : position + 4], "big")
+        found.append(data[position + 5 + name_length : stop - 1])
+        position = stop
+    return found
