@@ -30,7 +30,7 @@ from .protocol import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from anyio.abc import ByteStream, Listener, SocketStream
+    from anyio.abc import ByteStream, SocketListener
 
     from .protocol import ClientEvent, ServerEvent
 
@@ -98,14 +98,14 @@ class Server(anyio.AsyncContextManagerMixin):
         if error is not None:
             raise error
 
-    def _bound_address(self, listener: Listener[SocketStream]) -> TCPAddress | UnixAddress:
+    def _bound_address(self, listener: SocketListener) -> TCPAddress | UnixAddress:
         if isinstance(self._address, UnixAddress):
             return self._address
         address = listener.extra(SocketAttribute.local_address)
         assert isinstance(address, tuple)
         return TCPAddress(address[0], address[1])
 
-    async def _leave(self, listeners: Sequence[Listener[SocketStream]]) -> None:
+    async def _leave(self, listeners: Sequence[SocketListener]) -> None:
         """Stop accepting, and give the sessions their time to end."""
         # Shielded, as being cancelled is how a server is usually told to leave.
         with anyio.move_on_after(self._broker.limits.close_timeout, shield=True):
@@ -119,7 +119,7 @@ class Server(anyio.AsyncContextManagerMixin):
                 self._all_left = None
 
     async def _accept(
-        self, listener: Listener[SocketStream], start_soon: Callable[..., object]
+        self, listener: SocketListener, start_soon: Callable[..., object]
     ) -> None:
         while True:
             try:

@@ -7,7 +7,7 @@ import os
 import stat
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import anyio
@@ -18,7 +18,7 @@ from ._memory import dial_memory
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from anyio.abc import ByteStream, Listener, SocketStream
+    from anyio.abc import ByteStream, SocketListener
 
 #: Where a hub listens if nobody says otherwise.
 DEFAULT_HOST: Final = "127.0.0.1"
@@ -119,7 +119,7 @@ async def _connect(address: TCPAddress | UnixAddress) -> ByteStream:
         raise ConnectionRefused(f"no hub at {address}: {_reason(error)}") from error
 
 
-async def listen(address: TCPAddress | UnixAddress) -> Sequence[Listener[SocketStream]]:
+async def listen(address: TCPAddress | UnixAddress) -> Sequence[SocketListener]:
     """Listen.
 
     :raises CannotListen: if the address is in use or is not this machine's
@@ -128,7 +128,8 @@ async def listen(address: TCPAddress | UnixAddress) -> Sequence[Listener[SocketS
         match address:
             case TCPAddress(host, port):
                 multi = await anyio.create_tcp_listener(local_host=host, local_port=port)
-                return multi.listeners
+                # Typed as listeners of anything by AnyIO.
+                return cast("Sequence[SocketListener]", multi.listeners)
             case UnixAddress(path):
                 await _remove_stale_socket(path)
                 return [await anyio.create_unix_listener(path)]
