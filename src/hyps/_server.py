@@ -118,9 +118,7 @@ class Server(anyio.AsyncContextManagerMixin):
                 await self._all_left.wait()
                 self._all_left = None
 
-    async def _accept(
-        self, listener: SocketListener, start_soon: Callable[..., object]
-    ) -> None:
+    async def _accept(self, listener: SocketListener, start_soon: Callable[..., object]) -> None:
         while True:
             try:
                 stream = await listener.accept()

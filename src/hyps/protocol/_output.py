@@ -56,11 +56,11 @@ class OutputQueue:
         self._urgent: list[bytes] = []
         self._idle = True
         self._leaving = 0
-        self.leaving_items = 0
-        self.queued = 0
-        self.items = 0
+        self.leaving_items: int = 0
+        self.queued: int = 0
+        self.items: int = 0
         #: Bytes up to which neighbours are merged.
-        self.frame_size = FRAME_SIZE
+        self.frame_size: int = FRAME_SIZE
 
     def __bool__(self) -> bool:
         return bool(self._chunks or self._urgent)

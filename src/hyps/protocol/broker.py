@@ -24,9 +24,9 @@ class Channel:
     __slots__ = ("count", "generation", "name", "outboxes")
 
     def __init__(self, name: bytes, generation: bytes) -> None:
-        self.name = name
-        self.generation = generation
-        self.count = 0
+        self.name: bytes = name
+        self.generation: bytes = generation
+        self.count: int = 0
         # A dict for its order: the first to subscribe is the first to be served.
         self.outboxes: dict[Outbox, None] = {}
 
@@ -53,7 +53,7 @@ class Outbox(OutputQueue):
         self._bound = bound
         self._gaps: dict[Channel, None] = {}
         #: Messages dropped so far.
-        self.missed = 0
+        self.missed: int = 0
 
     def deliver(self, channel: Channel, records: bytes, count: int) -> bool:
         """Queue records of a channel, all or none; none is a gap, which will be told."""
@@ -99,15 +99,15 @@ class Broker:
     def __init__(self, boot_id: str, limits: Limits | None = None) -> None:
         if not (1 <= len(boot_id) <= 16 and _BOOT_ID_CHARACTERS.issuperset(boot_id)):
             raise ValueError(f"not a boot id: {boot_id!r}")
-        self.limits = limits or Limits()
+        self.limits: Limits = limits or Limits()
         #: The open connections.
         self.sessions: set[ServerProtocol] = set()
         #: Messages taken from publishers.
-        self.published = 0
+        self.published: int = 0
         #: Messages queued for subscribers, each counted once a subscriber.
-        self.delivered = 0
+        self.delivered: int = 0
         #: Messages that subscribers' bounds left no room for, counted likewise.
-        self.missed = 0
+        self.missed: int = 0
         self._boot_id = boot_id
         self._channels: dict[bytes, Channel] = {}
         self._removals = 0

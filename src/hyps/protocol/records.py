@@ -73,9 +73,9 @@ class Run:
     __slots__ = ("_messages", "channel", "count", "records")
 
     def __init__(self, channel: str, records: bytes, count: int) -> None:
-        self.channel = channel
-        self.records = records
-        self.count = count
+        self.channel: str = channel
+        self.records: bytes = records
+        self.count: int = count
         self._messages: list[Message] | None = None
 
     def __repr__(self) -> str:
@@ -85,8 +85,6 @@ class Run:
         if not isinstance(other, Run):
             return NotImplemented
         return self.channel == other.channel and self.records == other.records
-
-    __hash__ = None  # type: ignore[assignment]
 
     @property
     def messages(self) -> list[Message]:

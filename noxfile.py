@@ -1,0 +1,99 @@
+"""Runs everything that has to hold, on every Python that is installed: ``nox``.
+
+``nox -l`` lists the sessions; ``nox -s bench`` runs the benchmarks, which are not among the checks.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+TEST = nox.project.dependency_groups(PROJECT, "test")
+VERSIONS = ("3.11", "3.12", "3.13")
+
+
+def find_python(version: str) -> bool:
+    """Tell whether a Python can be run, and let nox find it if pyenv hides it."""
+    name = f"python{version}"
+    if shutil.which(name) and not subprocess.run([name, "-c", ""], capture_output=True).returncode:
+        return True
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    for found in sorted(pyenv.glob(f"versions/{version}.*/bin/{name}")):
+        os.environ["PATH"] = f"{found.parent}{os.pathsep}{os.environ['PATH']}"
+        return True
+    return False
+
+
+PYTHONS = [version for version in VERSIONS if find_python(version)]
+NEWEST = PYTHONS[-1] if PYTHONS else None
+
+nox.options.sessions = ["lint", "types", "tests", "oldest", "coverage", "readme"]
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run the tests on asyncio, uvloop and trio."""
+    session.install(".", *TEST)
+    session.run("pytest", "-q", *session.posargs)
+
+
+@nox.session(python=PYTHONS[:1] or None)
+def oldest(session: nox.Session) -> None:
+    """Run the tests with the oldest dependencies that are allowed."""
+    project = PROJECT["project"]
+    optional = project["optional-dependencies"].values()
+    allowed = [*project["dependencies"], *(each for extra in optional for each in extra)]
+    session.install(".", *TEST, *(each.replace(">=", "==") for each in allowed))
+    session.run("pytest", "-q", *session.posargs)
+
+
+@nox.session(python=NEWEST)
+def coverage(session: nox.Session) -> None:
+    """Measure which branches the tests take."""
+    session.install(".", *TEST)
+    env = {"COVERAGE_FILE": str(Path(session.create_tmp()).resolve() / ".coverage")}
+    session.run("coverage", "erase", env=env)
+    session.run("coverage", "run", "-m", "pytest", "-q", *session.posargs, env=env)
+    session.run("coverage", "combine", "-q", env=env)
+    session.run("coverage", "report", "--fail-under=95", env=env)
+
+
+@nox.session(python=NEWEST)
+def readme(session: nox.Session) -> None:
+    """Run the README's commands in a fresh clone, and its examples."""
+    session.install(".", *TEST)
+    session.run("pytest", "-q", "tests/readme", *session.posargs)
+
+
+@nox.session(python=NEWEST)
+def lint(session: nox.Session) -> None:
+    """Check the style."""
+    session.install(*nox.project.dependency_groups(PROJECT, "lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session(python=NEWEST)
+def types(session: nox.Session) -> None:
+    """Check the types, and that the public ones are complete."""
+    groups = nox.project.dependency_groups(PROJECT, "types", "bench")
+    session.install("-e", ".", *groups)
+    session.run("mypy")
+    session.run("basedpyright", "--verifytypes", "hyps", "--ignoreexternal")
+
+
+@nox.session(python=NEWEST)
+def bench(session: nox.Session) -> None:
+    """Measure the speed, beside Redis where it is installed."""
+    session.install(".", *nox.project.dependency_groups(PROJECT, "bench"))
+    session.run("python", "-m", "benchmarks.core", *session.posargs)
+    session.run("python", "-m", "benchmarks.end_to_end", *session.posargs)

@@ -1,0 +1,124 @@
+"""What the commands share: options, running on an event loop, failing in one line."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import anyio
+import click
+
+from .. import HypsError, InvalidChannel
+from ..protocol.records import encode_channel
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+_T = TypeVar("_T")
+
+url_option = click.option(
+    "--url",
+    envvar="HYPS_URL",
+    show_envvar=True,
+    default="hyps://127.0.0.1:8787",
+    show_default=True,
+    help="Where the hub is: hyps://host:port or hyps+unix:///path.",
+)
+token_option = click.option(
+    "--token",
+    envvar="HYPS_TOKEN",
+    show_envvar=True,
+    help="What clients must know to be let in; better given by the environment.",
+)
+backend_option = click.option(
+    "--backend",
+    type=click.Choice(["asyncio", "uvloop", "trio"]),
+    help="The event loop. [default: uvloop if it is installed, else asyncio]",
+)
+
+
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def run(function: Callable[[], Awaitable[_T]], backend: str | None = None) -> _T:
+    """Run a command's coroutine function; its failures become one line on stderr.
+
+    :param function: called without arguments
+    :param backend: what was asked for with ``--backend``
+    :return: what the function returns
+    :raises click.ClickException: if it fails
+    """
+    if backend in ("uvloop", "trio") and not _is_installed(backend):
+        raise click.ClickException(f"{backend} is not installed: pip install hyps[{backend}]")
+    use_uvloop = backend == "uvloop" or (backend is None and _is_installed("uvloop"))
+    try:
+        if backend == "trio":
+            return anyio.run(function, backend="trio")
+        return anyio.run(function, backend_options={"use_uvloop": use_uvloop})
+    except HypsError as error:
+        raise click.ClickException(one_line(str(error))) from None
+
+
+async def run_until_signal(function: Callable[[], Awaitable[Any]]) -> int | None:
+    """Run until it returns, or until this process is told to end.
+
+    :return: the number of the signal, if there was one
+    """
+    received: int | None = None
+
+    async def wait_for_signal(scope: anyio.CancelScope) -> None:
+        nonlocal received
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            started.set()
+            async for number in signals:
+                # Whoever is impatient sends another one, which is no longer caught.
+                received = number
+                break
+        scope.cancel()
+
+    started = anyio.Event()
+    error: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait_for_signal, tasks.cancel_scope)
+        await started.wait()
+        try:
+            await function()
+        except Exception as caught:
+            # Raised below: within the group it would come out as one.
+            error = caught
+        tasks.cancel_scope.cancel()
+    if error is not None:
+        raise error
+    return received
+
+
+def run_client(function: Callable[[], Awaitable[Any]], backend: str | None) -> None:
+    """Run a command that a signal ends early, and exit as shells expect of it then.
+
+    :raises click.exceptions.Exit: if a signal ended it
+    """
+    number = run(partial(run_until_signal, function), backend)
+    if number is not None:
+        raise click.exceptions.Exit(128 + number)
+
+
+def check_channel(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Refuse what cannot be a channel before anything is connected."""
+    try:
+        for name in (value,) if isinstance(value, str) else value:
+            encode_channel(name)
+    except InvalidChannel as error:
+        raise click.ClickException(str(error)) from None
+    return value
+
+
+def one_line(text: str) -> str:
+    """Make text safe for a terminal: what could move its cursor or hide text becomes an escape."""
+    return "".join(char if char.isprintable() and char != "\\" else _escape(char) for char in text)
+
+
+def _escape(char: str) -> str:
+    return "\\\\" if char == "\\" else char.encode("unicode_escape").decode()

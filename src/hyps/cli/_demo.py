@@ -1,0 +1,90 @@
+"""``hyps demo``."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+import anyio
+import click
+
+from .. import Client, Server, connect
+from ._common import backend_option, run
+
+_USERS = {
+    "ann": ("news", "sport"),
+    "ben": ("news",),
+    "eve": ("news", "weather"),
+}
+_PUBLISHED = (
+    ("editor", "news", "a hub, two clients, three users"),
+    ("editor", "sport", "one connection for all users of a process"),
+    ("station", "weather", "sunny, with a chance of messages"),
+    ("editor", "news", "each message once on the wire, however many users read it"),
+)
+_BURST = 50_000
+
+
+@click.command()
+@backend_option
+def demo(backend: str | None) -> None:
+    """Run a hub, users and publishers in this process, and show what they do."""
+    run(_demo, backend)
+
+
+async def _demo() -> None:
+    async with Server(port=0) as server:
+        (url,) = server.urls
+        click.echo(f"hub       listens at {url}")
+        async with connect(url) as web, connect(url) as backoffice:
+            await _show_users(web, backoffice)
+            await _show_burst(web, backoffice)
+        broker = server.broker
+        click.echo(
+            f"hub       took {broker.published:,} messages, queued {broker.delivered:,} for its"
+            f" sessions, missed {broker.missed:,}"
+        )
+
+
+async def _show_users(web: Client, backoffice: Client) -> None:
+    """Several users read over one connection what is published over another."""
+    async with anyio.create_task_group() as users:
+        for name, channels in _USERS.items():
+            await users.start(partial(_user, web, name, channels))
+        for publisher, channel, text in _PUBLISHED:
+            await backoffice.publish(channel, text)
+            click.echo(f"{publisher:<9} published in {channel:<9} {text!r}: ACKed")
+
+
+async def _user(
+    web: Client,
+    name: str,
+    channels: tuple[str, ...],
+    *,
+    task_status: anyio.abc.TaskStatus[None],
+) -> None:
+    expected = sum(channel in channels for _, channel, _ in _PUBLISHED)
+    async with web.subscribe(*channels) as subscription:
+        click.echo(f"{name:<9} subscribed {', '.join(channels)}")
+        task_status.started()
+        for _ in range(expected):
+            message = await subscription.receive()
+            click.echo(f"{name:<9} got from     {message.channel:<9} {message.data.decode()!r}")
+
+
+async def _show_burst(web: Client, backoffice: Client) -> None:
+    """One publisher sends as fast as it can, ACKs included, and one user counts."""
+    async with web.subscribe("burst", max_messages=_BURST) as subscription:
+        start = time.perf_counter()
+        async with anyio.create_task_group() as publisher:
+            publisher.start_soon(
+                backoffice.publish_many, (("burst", b"%016d" % i) for i in range(_BURST))
+            )
+            received = 0
+            while received + subscription.missed < _BURST:
+                received += len(await subscription.receive_many())
+        rate = _BURST / (time.perf_counter() - start)
+        click.echo(
+            f"burst     {received:,} of {_BURST:,} messages arrived, {subscription.missed} missed,"
+            f" {rate:,.0f} a second"
+        )

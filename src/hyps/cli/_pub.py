@@ -1,0 +1,85 @@
+"""``hyps pub``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+
+import click
+from anyio import to_thread
+
+from .. import Client, MessageTooLarge, connect
+from ..protocol.limits import MAX_FRAME_CEILING
+from ._common import (
+    backend_option,
+    check_channel,
+    run_client,
+    token_option,
+    url_option,
+)
+
+_READ_SIZE = 65_536
+
+
+@click.command()
+@click.argument("channel", callback=check_channel)
+@click.argument("message")
+@url_option
+@token_option
+@backend_option
+def pub(channel: str, message: str, url: str, token: str | None, backend: str | None) -> None:
+    """Publish MESSAGE in CHANNEL.
+
+    With - as MESSAGE each line of standard input is a message. The command ends when the hub has
+    ACKed everything.
+    """
+    command = _Pub(url, token, channel, message)
+    try:
+        run_client(command.run, backend)
+    except click.ClickException as error:
+        if not command.published:
+            raise
+        raise click.ClickException(f"{error.message} ({command.summary} before)") from None
+    click.echo(command.summary, err=True)
+
+
+class _Pub:
+    def __init__(self, url: str, token: str | None, channel: str, message: str) -> None:
+        self._connect = partial(connect, url, token=token)
+        self._channel = channel
+        self._message = message
+        self.published = 0
+
+    @property
+    def summary(self) -> str:
+        return f"published {self.published} message{'' if self.published == 1 else 's'}"
+
+    async def run(self) -> None:
+        async with self._connect() as client:
+            if self._message == "-":
+                await self._publish_lines(client)
+            else:
+                # As the shell gave it, which need not be text.
+                await client.publish(self._channel, os.fsencode(self._message))
+                self.published = 1
+
+    async def _publish_lines(self, client: Client) -> None:
+        """Publish lines as they come: in one batch what came at once."""
+        rest = b""
+        while True:
+            data = await to_thread.run_sync(_read_input, abandon_on_cancel=True)
+            *lines, rest = (rest + data).split(b"\n")
+            if not data and rest:
+                lines.append(rest)
+            await client.publish_many((self._channel, line.removesuffix(b"\r")) for line in lines)
+            self.published += len(lines)
+            if not data:
+                return
+            if len(rest) > MAX_FRAME_CEILING:
+                raise MessageTooLarge(f"a line of standard input is over {MAX_FRAME_CEILING} bytes")
+
+
+def _read_input() -> bytes:
+    # Not through a buffered reader, which would wait until its buffer is full.
+    return os.read(sys.stdin.fileno(), _READ_SIZE)

@@ -1,0 +1,87 @@
+"""``hyps serve``."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import fields
+from functools import partial
+from typing import TYPE_CHECKING
+
+import anyio
+import click
+
+from .. import Limits, Server, __version__
+from ._common import backend_option, run, run_until_signal, token_option
+
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def _parse_limits(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> Limits:
+    kinds = {field.name: type(getattr(Limits(), field.name)) for field in fields(Limits)}
+    found: dict[str, Any] = {}
+    for value in values:
+        name, _, number = value.partition("=")
+        if name not in kinds:
+            raise click.BadParameter(f"{name!r} is none of {', '.join(kinds)}")
+        try:
+            found[name] = kinds[name](number)
+        except ValueError:
+            raise click.BadParameter(f"{name} must be a number, not {number!r}") from None
+    try:
+        return Limits(**found)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Interface to listen at.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8787,
+    show_default=True,
+    envvar="HYPS_PORT",
+    show_envvar=True,
+    help="Port to listen at; 0 for one that is free.",
+)
+@click.option(
+    "--uds", metavar="PATH", help="Unix socket to listen at, instead of a host and a port."
+)
+@token_option
+@click.option(
+    "--limit",
+    "limits",
+    multiple=True,
+    metavar="NAME=NUMBER",
+    callback=_parse_limits,
+    help="Set a bound of the hub, for example max_message=65536. May be given several times.",
+)
+@backend_option
+@click.option("-v", "--verbose", is_flag=True, help="Log each session.")
+def serve(
+    host: str,
+    port: int,
+    uds: str | None,
+    token: str | None,
+    limits: Limits,
+    backend: str | None,
+    verbose: bool,
+) -> None:
+    """Run a hub until SIGINT or SIGTERM, then close cleanly."""
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    server = Server(host, port, uds=uds, token=token, limits=limits)
+    run(partial(run_until_signal, partial(_serve, server)), backend)
+    click.echo("hyps: closed", err=True)
+
+
+async def _serve(server: Server) -> None:
+    async with server:
+        click.echo(f"hyps {__version__} listening at {', '.join(server.urls)}")
+        await anyio.sleep_forever()

@@ -1,0 +1,95 @@
+"""``hyps sub``."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
+
+import click
+
+from .. import connect
+from ._common import (
+    backend_option,
+    check_channel,
+    one_line,
+    run_client,
+    token_option,
+    url_option,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .. import Message
+
+
+@click.command()
+@click.argument("channels", nargs=-1, required=True, metavar="CHANNEL...", callback=check_channel)
+@click.option("--count", type=click.IntRange(min=1), help="End after so many messages.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print an object a line: channel, and data or, if that is not UTF-8, data_base64.",
+)
+@url_option
+@token_option
+@backend_option
+def sub(
+    channels: tuple[str, ...],
+    count: int | None,
+    as_json: bool,
+    url: str,
+    token: str | None,
+    backend: str | None,
+) -> None:
+    """Print the messages of CHANNELs, one a line, until interrupted.
+
+    Control characters and bytes that are not UTF-8 are printed as escapes.
+    """
+    show = _as_json if as_json else _as_text
+
+    run_client(partial(_print_messages, channels, count, show, url, token), backend)
+
+
+async def _print_messages(
+    channels: tuple[str, ...],
+    count: int | None,
+    show: Callable[[Message], str],
+    url: str,
+    token: str | None,
+) -> None:
+    async with connect(url, token=token) as client, client.subscribe(*channels) as subscription:
+        click.echo(f"subscribed {', '.join(map(one_line, channels))}", err=True)
+        try:
+            while count is None or count > 0:
+                messages = (await subscription.receive_many())[:count]
+                sys.stdout.write("".join([show(message) + "\n" for message in messages]))
+                sys.stdout.flush()
+                if count is not None:
+                    count -= len(messages)
+        finally:
+            if subscription.missed:
+                click.echo(f"missed {subscription.missed} messages", err=True)
+
+
+def _as_text(message: Message) -> str:
+    data = message.data.decode("utf-8", "surrogateescape")
+    # A byte that is not UTF-8 is a lone surrogate now; show the byte.
+    text = "".join(
+        f"\\x{ord(char) - 0xDC00:02x}" if "\udc80" <= char <= "\udcff" else one_line(char)
+        for char in data
+    )
+    return f"{one_line(message.channel)}: {text}"
+
+
+def _as_json(message: Message) -> str:
+    shown = {"channel": message.channel}
+    try:
+        shown["data"] = message.data.decode()
+    except UnicodeDecodeError:
+        shown["data_base64"] = base64.b64encode(message.data).decode()
+    return json.dumps(shown)
