@@ -221,20 +221,21 @@ class Connection:
 
     def _drop(self, kind: type[HypsError], text: str) -> None:
         """End everything that the connection carried. The first reason for it stays."""
-        error = partial(kind, text)
-        self._begin_nothing_new(error)
+        error = self._begin_nothing_new(partial(kind, text))
         self._end_subscriptions(error)
         if self._last_operation > self._answered and self._unheard is None:
             self._unheard = error
         while self._answers:
             self._answers.popleft().come(error)
 
-    def _begin_nothing_new(self, error: ErrorFactory) -> None:
+    def _begin_nothing_new(self, error: ErrorFactory) -> ErrorFactory:
+        """Note why, unless it is known already; gives the reason that stays."""
         if self._over is None:
             self._over = error
         self._decided.set()
         while self._room:
             self._room.popleft().set()
+        return self._over
 
     def _end_subscriptions(self, error: ErrorFactory | None) -> None:
         subscriptions, self._subscriptions = self._subscriptions, {}

@@ -1,0 +1,310 @@
+"""The command line as its users see it: processes, their output and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING
+
+import pytest
+
+import hyps
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+TIMEOUT = 30
+HYPS = (sys.executable, "-W", "error", "-m", "hyps")
+BACKENDS = ("asyncio", "uvloop", "trio")
+
+
+class Running:
+    """A command that runs until it is told to end, or until it took too long."""
+
+    def __init__(self, *arguments: str, stdin: int | None = subprocess.DEVNULL) -> None:
+        self.process = subprocess.Popen(
+            [*HYPS, *arguments],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.watchdog = threading.Timer(TIMEOUT, self.process.kill)
+        self.watchdog.start()
+
+    def read_line(self, stream: IO[str] | None) -> str:
+        assert stream is not None
+        return stream.readline()
+
+    def end(self, number: signal.Signals | None = None) -> tuple[int, str, str]:
+        if number is not None:
+            self.process.send_signal(number)
+        out, err = self.process.communicate()
+        return self.process.returncode, out or "", err
+
+
+@contextmanager
+def running(*arguments: str, stdin: int | None = subprocess.DEVNULL) -> Iterator[Running]:
+    command = Running(*arguments, stdin=stdin)
+    with command.process:
+        try:
+            yield command
+        finally:
+            command.watchdog.cancel()
+            command.process.kill()
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[tuple[str, Running]]:
+    with running("serve", "--port", "0", *arguments) as hub:
+        line = hub.read_line(hub.process.stdout)
+        assert line.startswith(f"hyps {hyps.__version__} listening at hyps")
+        yield line.split()[-1], hub
+
+
+@contextmanager
+def subscribed(*arguments: str) -> Iterator[Running]:
+    with running("sub", *arguments) as sub:
+        assert sub.read_line(sub.process.stderr).startswith("subscribed ")
+        yield sub
+
+
+def run(*arguments: str, data: bytes = b"") -> tuple[int, str, str]:
+    done = subprocess.run([*HYPS, *arguments], input=data, capture_output=True, timeout=TIMEOUT)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def assert_one_line_of_error(outcome: tuple[int, str, str], *words: str) -> None:
+    code, out, err = outcome
+    assert code == 1
+    assert out == ""
+    assert err.startswith("Error: ")
+    assert err.count("\n") == 1
+    assert all(word in err for word in words)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_pub_and_sub(backend: str) -> None:
+    backend_option = ("--backend", backend)
+    with serving(*backend_option) as (url, hub):
+        options = ("--url", url, *backend_option)
+        with subscribed("news", "sport", "--count", "4", *options) as sub:
+            assert run("pub", "news", "hello", *options) == (0, "", "published 1 message\n")
+            assert run("pub", "other", "nobody reads it", *options)[0] == 0
+            lines = b"one\r\n\nlast"
+            assert run("pub", "sport", "-", *options, data=lines) == (
+                0,
+                "",
+                "published 3 messages\n",
+            )
+            assert sub.end() == (0, "news: hello\nsport: one\nsport: \nsport: last\n", "")
+        assert hub.end(signal.SIGTERM) == (0, "", "hyps: closed\n")
+
+
+def test_lines_are_published_as_they_come() -> None:
+    with (
+        serving() as (url, _),
+        subscribed("news", "--url", url) as sub,
+        running("pub", "news", "-", "--url", url, stdin=subprocess.PIPE) as pub,
+    ):
+        assert pub.process.stdin is not None
+        for text in ("first", "second"):
+            pub.process.stdin.write(f"{text}\n")
+            pub.process.stdin.flush()
+            assert sub.read_line(sub.process.stdout) == f"news: {text}\n"
+
+
+def test_nothing_raw_reaches_the_terminal() -> None:
+    with serving() as (url, _), subscribed("news\x1b[2J", "--count", "3", "--url", url) as sub:
+        for data in (b"a\x1b[31mb\r\x07\xc2\x9b", b"\xff\\", "\u202e\u2028é".encode()):
+            run("pub", "news\x1b[2J", "-", "--url", url, data=data)
+        _, out, _ = sub.end()
+    assert out.splitlines() == [
+        r"news\x1b[2J: a\x1b[31mb\r\x07\x9b",
+        r"news\x1b[2J: \xff\\",
+        "news\\x1b[2J: \\u202e\\u2028é",
+    ]
+
+
+def test_json() -> None:
+    with serving() as (url, _), subscribed("news", "--json", "--count", "2", "--url", url) as sub:
+        run("pub", "news", "-", "--url", url, data="\x1b é\n".encode())
+        run("pub", "news", "-", "--url", url, data=b"\xff")
+        _, out, _ = sub.end()
+    assert out.isascii()
+    assert "\x1b" not in out
+    assert [json.loads(line) for line in out.splitlines()] == [
+        {"channel": "news", "data": "\x1b é"},
+        {"channel": "news", "data_base64": "/w=="},
+    ]
+
+
+def test_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "hub.sock"
+    with serving("--uds", str(path)) as (url, hub):
+        assert url == f"hyps+unix://{path}"
+        with subscribed("news", "--count", "1", "--url", url) as sub:
+            assert run("pub", "news", "hello", "--url", url)[0] == 0
+            assert sub.end()[1] == "news: hello\n"
+        assert hub.end(signal.SIGINT)[0] == 0
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_serve_closes_cleanly_with_clients(number: signal.Signals, backend: str) -> None:
+    with serving("--backend", backend) as (url, hub), subscribed("news", "--url", url) as sub:
+        code, _, err = hub.end(number)
+        assert (code, err) == (0, "hyps: closed\n")
+        code, out, err = sub.end()
+        assert_one_line_of_error((code, out, err), "leaving")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_clients_end_on_signals(number: signal.Signals) -> None:
+    with serving() as (url, _), subscribed("news", "--url", url) as sub:
+        assert sub.end(number) == (128 + number, "", "")
+
+
+def test_sub_ends_quietly_when_nobody_reads_its_output() -> None:
+    with serving() as (url, _), subscribed("news", "--url", url) as sub:
+        assert sub.process.stdout is not None
+        sub.process.stdout.close()
+        sub.process.stdout = None
+        run("pub", "news", "hello", "--url", url)
+        code, _, err = sub.end()
+        assert code != 0
+        assert err == ""
+
+
+def test_serve_logs_what_it_refuses() -> None:
+    with serving() as (url, hub):
+        host, port = url.removeprefix("hyps://").split(":")
+        with socket.create_connection((host, int(port))) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: hub\r\n\r\n")
+            answer = b"".join(iter(lambda: sock.recv(4096), b""))
+        assert answer.count(b"\n") == 1
+        assert b"Hyps" in answer
+        _, _, err = hub.end(signal.SIGTERM)
+    assert err.count("WARNING") == 1
+    assert "refused (protocol)" in err
+
+
+def test_verbose_logs_sessions() -> None:
+    with serving("--verbose") as (url, hub):
+        run("pub", "news", "hello", "--url", url)
+        _, _, err = hub.end(signal.SIGTERM)
+    assert f"client 'hyps-py/{hyps.__version__}'" in err
+
+
+def test_token() -> None:
+    with serving("--token", "secret") as (url, _):
+        assert_one_line_of_error(run("pub", "news", "x", "--url", url), "token is required")
+        wrong = run("pub", "news", "x", "--url", url, "--token", "guess")
+        assert_one_line_of_error(wrong, "token is wrong")
+        assert run("pub", "news", "x", "--url", url, "--token", "secret")[0] == 0
+
+
+def test_limits() -> None:
+    with serving("--limit", "max_message=10", "--limit", "hello_timeout=0.5") as (url, _):
+        assert run("pub", "news", "0123456789", "--url", url)[0] == 0
+        assert_one_line_of_error(run("pub", "news", "0123456789a", "--url", url), "11 bytes")
+
+
+def test_lines_before_a_refused_one_are_counted() -> None:
+    with (
+        serving("--limit", "max_message=10") as (url, _),
+        subscribed("news", "--url", url) as sub,
+        running("pub", "news", "-", "--url", url, stdin=subprocess.PIPE) as pub,
+    ):
+        assert pub.process.stdin is not None
+        pub.process.stdin.write("good\n")
+        pub.process.stdin.flush()
+        assert sub.read_line(sub.process.stdout) == "news: good\n"
+        pub.process.stdin.write("longer than ten\n")
+        pub.process.stdin.close()
+        pub.process.stdin = None
+        assert_one_line_of_error(pub.end(), "(published 1 message before)")
+
+
+def test_demo() -> None:
+    for backend in BACKENDS:
+        code, out, err = run("demo", "--backend", backend)
+        assert (code, err) == (0, "")
+        assert "eve       got from     weather" in out
+        assert "50,000 of 50,000 messages arrived, 0 missed" in out
+
+
+def test_port_in_use() -> None:
+    with serving() as (url, _):
+        port = url.rpartition(":")[2]
+        assert_one_line_of_error(run("serve", "--port", port), url, "in use")
+
+
+def test_unix_socket_in_use(tmp_path: Path) -> None:
+    path = str(tmp_path / "hub.sock")
+    with serving("--uds", path) as (url, _):
+        assert_one_line_of_error(run("serve", "--uds", path), path, "in use")
+        assert run("pub", "news", "still there", "--url", url)[0] == 0
+
+
+@pytest.mark.parametrize("command", [("pub", "news", "x"), ("sub", "news")])
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("hyps://127.0.0.1:1", ("hyps://127.0.0.1:1", "refused")),
+        ("hyps+unix:///no/such/socket", ("no such file",)),
+        ("hyps://127.0.0.1:99999", ("bad URL",)),
+        ("redis://127.0.0.1", ("bad URL", "redis")),
+        ("localhost:8787", ("bad URL",)),
+    ],
+)
+def test_unusable_urls(command: tuple[str, ...], url: str, words: tuple[str, ...]) -> None:
+    assert_one_line_of_error(run(*command, "--url", url), *words)
+
+
+@pytest.mark.parametrize("command", [("pub", "a\nb", "x"), ("sub", "good", "a\nb"), ("sub", "")])
+def test_bad_channels(command: tuple[str, ...]) -> None:
+    assert_one_line_of_error(run(*command), "channel")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("serve", "--port", "65536"),
+        ("serve", "--limit", "nothing=1"),
+        ("serve", "--limit", "max_message=many"),
+        ("serve", "--limit", "max_message=0"),
+        ("serve", "--backend", "curio"),
+        ("sub",),
+        ("sub", "news", "--count", "0"),
+        ("pub", "news"),
+        ("unknown",),
+    ],
+)
+def test_wrong_usage(arguments: tuple[str, ...]) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith("Error: ")
+
+
+def test_help_and_version() -> None:
+    assert run("--version") == (0, f"hyps {hyps.__version__}\n", "")
+    for command in ("serve", "sub", "pub", "demo"):
+        code, out, _ = run(command, "--help")
+        assert code == 0
+        assert "Usage: hyps" in out
+        assert command in run("--help")[1]
+
+
+def test_the_console_script_is_the_same_command() -> None:
+    script = os.path.join(os.path.dirname(sys.executable), "hyps")
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=TIMEOUT)
+    assert done.stdout == f"hyps {hyps.__version__}\n"
