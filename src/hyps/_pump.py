@@ -35,16 +35,21 @@ class Pump(Generic[_Endpoint]):
     frame, and what is queued while a send is under way goes out with the next one: that is the
     batching, and it needs no timer.
 
-    :param protocol: makes the protocol object, given what it is to call when it has output
     :param stream: closed at the end
+    :param protocol: makes the protocol object, given what it is to call when it has output
+    :param shield: go on when the task that runs it is cancelled, until :meth:`abort`
     """
 
     def __init__(
-        self, stream: ByteStream, protocol: Callable[[Callable[[], None]], _Endpoint]
+        self,
+        stream: ByteStream,
+        protocol: Callable[[Callable[[], None]], _Endpoint],
+        *,
+        shield: bool = False,
     ) -> None:
         self._stream = stream
         self._waiter: Waiter | None = None
-        self._scope = anyio.CancelScope()
+        self._scope = anyio.CancelScope(shield=shield)
         self._is_lingering = False
         self.protocol: _Endpoint = protocol(self.wake)
         #: What broke the stream, if it did not just end.

@@ -116,7 +116,9 @@ class Server(anyio.AsyncContextManagerMixin):
             if self._pumps:
                 self._all_left = anyio.Event()
                 await self._all_left.wait()
-                self._all_left = None
+        self._all_left = None
+        for pump in self._pumps:
+            pump.abort()
 
     async def _accept(self, listener: SocketListener, start_soon: Callable[..., object]) -> None:
         while True:
@@ -129,13 +131,17 @@ class Server(anyio.AsyncContextManagerMixin):
                 logger.warning("cannot accept a connection: %s", error.__cause__ or error)
                 await anyio.sleep(0.1)
             else:
-                start_soon(self.handle, stream)
+                start_soon(self._serve_session, stream, True)
 
     async def handle(self, stream: ByteStream) -> None:
         """Serve one connection over any byte stream, and close it.
 
         :param stream: what a client is at the other end of
         """
+        await self._serve_session(stream, False)
+
+    async def _serve_session(self, stream: ByteStream, shield: bool) -> None:
+        # Accepted sessions are shielded: when the server is cancelled they have time to end.
         self._accepted += 1
         name = str(self._accepted)
         pump = Pump(
@@ -146,6 +152,7 @@ class Server(anyio.AsyncContextManagerMixin):
                 server=f"hyps-py/{__version__}",
                 on_output=on_output,
             ),
+            shield=shield,
         )
         session = _Session(pump.protocol, f"{name} ({_peer(stream)})", self._token)
         self._pumps.add(pump)
