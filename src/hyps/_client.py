@@ -13,6 +13,7 @@ from ._transport import parse_url
 from .protocol import Limits
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Generator, Iterable
     from types import TracebackType
     from typing import Any, Self
@@ -34,9 +35,17 @@ class Client:
     Made by :func:`connect`.
     """
 
-    def __init__(self, url: str, *, token: str | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        limits: Limits | None = None,
+    ) -> None:
         self._address = parse_url(url)
         self._token = token
+        self._ssl_context = ssl_context
         self._limits = limits or Limits()
         self._connection: Connection | None = None
 
@@ -82,7 +91,9 @@ class Client:
         """
         connection = self._connection
         if connection is None or connection.is_over:
-            connection = self._connection = Connection(self._address, self._token, self._limits)
+            connection = self._connection = Connection(
+                self._address, self._token, self._ssl_context, self._limits
+            )
             connection.start()
         await connection.wait_opened()
 
@@ -188,14 +199,21 @@ class Client:
 
 
 def connect(
-    url: str | None = None, *, token: str | None = None, limits: Limits | None = None
+    url: str | None = None,
+    *,
+    token: str | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    limits: Limits | None = None,
 ) -> Client:
     """Make a client. Nothing is connected until it is entered.
 
-    :param url: ``hyps://host:port``, ``hyps+unix:///path`` or ``memory://name``; if there is none,
-        the environment's ``HYPS_URL``, or else ``hyps://127.0.0.1:8787``
+    :param url: ``hyps://host:port``, ``hypss://host:port`` (TLS), ``hyps+unix:///path`` or
+        ``memory://name``; if there is none, the environment's ``HYPS_URL``, or else
+        ``hyps://127.0.0.1:8787``
     :param token: what the hub knows the client by, if it asks
+    :param ssl_context: for TLS; None trusts whom the system trusts
     :param limits: the client's own bounds
     :raises InvalidURL: if Hyps cannot connect to such a URL
     """
-    return Client(url or os.environ.get("HYPS_URL") or DEFAULT_URL, token=token, limits=limits)
+    url = url or os.environ.get("HYPS_URL") or DEFAULT_URL
+    return Client(url, token=token, ssl_context=ssl_context, limits=limits)

@@ -39,6 +39,7 @@ from .protocol import (
 from .protocol.limits import FRAME_SIZE
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterable
 
     from ._subscription import Subscription
@@ -109,12 +110,20 @@ class Connection:
 
     :param address: where the hub is
     :param token: what the hub knows the client by
+    :param ssl_context: for TLS
     :param limits: the client's own bounds
     """
 
-    def __init__(self, address: Address, token: str | None, limits: Limits) -> None:
+    def __init__(
+        self,
+        address: Address,
+        token: str | None,
+        ssl_context: ssl.SSLContext | None,
+        limits: Limits,
+    ) -> None:
         self._address = address
         self._token = token
+        self._ssl_context = ssl_context
         self._limits = limits
         self._pump: Pump[ClientProtocol] | None = None
         self._scope = anyio.CancelScope()
@@ -188,7 +197,7 @@ class Connection:
         error: HypsError | None = None
         try:
             with self._scope:
-                async with dial(self._address) as stream:
+                async with dial(self._address, self._ssl_context) as stream:
                     self._pump = Pump(stream, self._make_protocol)
                     await self._pump.run(self._on_event, self._on_violation, self._let_in)
         except HypsError as caught:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint
+from anyio.streams.tls import TLSStream
 
 from ._backend import Waiter, make_waiter
 from .protocol import NEED_DATA, ClientProtocol, RemoteProtocolError, ServerProtocol, State, Taken
@@ -127,15 +128,29 @@ class Pump(Generic[_Endpoint]):
                     await send(data)
                 elif protocol.eof_is_due:
                     self._linger()
-                    await self._stream.send_eof()
+                    await self._half_close()
                     self._written.set()
                     return
                 else:
                     self._on_sent()
-                    self._waiter = make_waiter()
-                    await self._waiter.wait()
+                    await self._park()
         except _BROKEN as error:
             self._break(error)
+
+    async def _park(self) -> None:
+        """Wait until the protocol object has output."""
+        self._waiter = make_waiter()
+        await self._waiter.wait()
+
+    async def _half_close(self) -> None:
+        if isinstance(self._stream, TLSStream):
+            # It cannot half-close. Closing tells the peer too, but has to wait until it has said
+            # everything.
+            while not self.protocol.is_finished:
+                await self._park()
+            self._scope.cancel()
+        else:
+            await self._stream.send_eof()
 
     async def _keep_time(self) -> None:
         while True:

@@ -7,11 +7,13 @@ import logging
 import os
 import secrets
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
 from anyio.abc import SocketAttribute, TaskStatus
 from anyio.streams.stapled import MultiListener
+from anyio.streams.tls import TLSStream
 
 from ._pump import Pump
 from ._transport import DEFAULT_HOST, DEFAULT_PORT, TCPAddress, UnixAddress, listen
@@ -28,6 +30,7 @@ from .protocol import (
 )
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from anyio.abc import ByteStream, SocketListener
@@ -44,6 +47,7 @@ class Server(anyio.AsyncContextManagerMixin):
     :param port: 0 for one that is free, see :attr:`urls`
     :param uds: path of a Unix socket to listen at, instead of host and port
     :param token: what clients must know; None lets everybody in
+    :param ssl_context: for TLS, with the hub's certificate
     :param limits: the bounds of the hub
     :raises CannotListen: on entering, if the address is in use or is not of this machine
     """
@@ -55,9 +59,17 @@ class Server(anyio.AsyncContextManagerMixin):
         *,
         uds: str | os.PathLike[str] | None = None,
         token: str | None = None,
+        ssl_context: ssl.SSLContext | None = None,
         limits: Limits | None = None,
     ) -> None:
-        self._address = TCPAddress(host, port) if uds is None else UnixAddress(os.path.abspath(uds))
+        self._address: TCPAddress | UnixAddress
+        if uds is None:
+            self._address = TCPAddress(host, port, tls=ssl_context is not None)
+        elif ssl_context is None:
+            self._address = UnixAddress(os.path.abspath(uds))
+        else:
+            raise ValueError("there is no TLS over Unix sockets")
+        self._ssl_context = ssl_context
         self._token = token
         self._broker = Broker(secrets.token_hex(6), limits)
         self._pumps: set[Pump[ServerProtocol]] = set()
@@ -103,7 +115,7 @@ class Server(anyio.AsyncContextManagerMixin):
             return self._address
         address = listener.extra(SocketAttribute.local_address)
         assert isinstance(address, tuple)
-        return TCPAddress(address[0], address[1])
+        return replace(self._address, host=address[0], port=address[1])
 
     async def _leave(self, listeners: Sequence[SocketListener]) -> None:
         """Stop accepting, and give the sessions their time to end."""
@@ -131,16 +143,34 @@ class Server(anyio.AsyncContextManagerMixin):
                 logger.warning("cannot accept a connection: %s", error.__cause__ or error)
                 await anyio.sleep(0.1)
             else:
-                start_soon(self._serve_session, stream, True)
+                start_soon(self._welcome, stream)
+
+    async def _welcome(self, stream: ByteStream) -> None:
+        if self._ssl_context is not None:
+            peer = _peer(stream)
+            try:
+                with anyio.fail_after(self._broker.limits.hello_timeout):
+                    stream = await TLSStream.wrap(
+                        stream,
+                        server_side=True,
+                        ssl_context=self._ssl_context,
+                        standard_compatible=False,
+                    )
+            except (OSError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
+                # TimeoutError is an OSError too.
+                logger.warning("%s: refused (tls): %s", peer, str(error) or repr(error))
+                await anyio.aclose_forcefully(stream)
+                return
+        await self._serve_session(stream, shield=True)
 
     async def handle(self, stream: ByteStream) -> None:
         """Serve one connection over any byte stream, and close it.
 
         :param stream: what a client is at the other end of
         """
-        await self._serve_session(stream, False)
+        await self._serve_session(stream, shield=False)
 
-    async def _serve_session(self, stream: ByteStream, shield: bool) -> None:
+    async def _serve_session(self, stream: ByteStream, *, shield: bool) -> None:
         # Accepted sessions are shielded: when the server is cancelled they have time to end.
         self._accepted += 1
         name = str(self._accepted)
@@ -231,6 +261,7 @@ async def serve(
     *,
     uds: str | os.PathLike[str] | None = None,
     token: str | None = None,
+    ssl_context: ssl.SSLContext | None = None,
     limits: Limits | None = None,
     task_status: TaskStatus[Server] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -240,10 +271,12 @@ async def serve(
     :param port: 0 for one that is free
     :param uds: path of a Unix socket to listen at, instead of host and port
     :param token: what clients must know; None lets everybody in
+    :param ssl_context: for TLS, with the hub's certificate
     :param limits: the bounds of the hub
     :param task_status: for ``task_group.start()``, which returns the :class:`Server`
     :raises CannotListen: if the address is in use or is not of this machine
     """
-    async with Server(host, port, uds=uds, token=token, limits=limits) as server:
+    server = Server(host, port, uds=uds, token=token, ssl_context=ssl_context, limits=limits)
+    async with server:
         task_status.started(server)
         await anyio.sleep_forever()

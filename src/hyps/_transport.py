@@ -1,9 +1,10 @@
-"""From an address to a byte stream or a listener: TCP, Unix sockets, memory."""
+"""From an address to a byte stream or a listener: TCP, TLS, Unix sockets, memory."""
 
 from __future__ import annotations
 
 import errno
 import os
+import ssl
 import stat
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -31,10 +32,11 @@ class TCPAddress:
 
     host: str
     port: int
+    tls: bool = False
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"hyps://{host}:{self.port}"
+        return f"{'hypss' if self.tls else 'hyps'}://{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +75,11 @@ def parse_url(url: str) -> Address:
     if parts.query or parts.fragment or parts.username is not None:
         raise InvalidURL(f"bad URL {url!r}: it may have a host, a port or a path, and no more")
     match parts.scheme:
-        case "hyps":
+        case "hyps" | "hypss":
             if not parts.hostname or parts.path.strip("/"):
-                raise InvalidURL(f"bad URL {url!r}: expected hyps://host:port")
-            return TCPAddress(parts.hostname, DEFAULT_PORT if port is None else port)
+                raise InvalidURL(f"bad URL {url!r}: expected {parts.scheme}://host:port")
+            port = DEFAULT_PORT if port is None else port
+            return TCPAddress(parts.hostname, port, parts.scheme == "hypss")
         case "hyps+unix":
             if parts.netloc or not parts.path.startswith("/"):
                 raise InvalidURL(f"bad URL {url!r}: expected hyps+unix:///path")
@@ -86,7 +89,7 @@ def parse_url(url: str) -> Address:
         case "":
             raise InvalidURL(f"bad URL {url!r}: no scheme, expected one like hyps://host:port")
     raise InvalidURL(
-        f"bad URL {url!r}: the scheme {parts.scheme!r} is not hyps, hyps+unix or memory"
+        f"bad URL {url!r}: the scheme {parts.scheme!r} is none of hyps, hypss, hyps+unix, memory"
     )
 
 
@@ -97,9 +100,12 @@ def _memory_name(url: str, parts: SplitResult) -> str:
 
 
 @asynccontextmanager
-async def dial(address: Address) -> AsyncIterator[ByteStream]:
+async def dial(
+    address: Address, ssl_context: ssl.SSLContext | None = None
+) -> AsyncIterator[ByteStream]:
     """Connect.
 
+    :param ssl_context: for TLS; None trusts whom the system trusts
     :raises ConnectionRefused: if there is nobody
     """
     # The pump closes the stream: it knows when a goodbye has had its time.
@@ -107,16 +113,31 @@ async def dial(address: Address) -> AsyncIterator[ByteStream]:
         async with dial_memory(address.name) as memory_stream:
             yield memory_stream
     else:
-        yield await _connect(address)
+        yield await _connect(address, ssl_context)
 
 
-async def _connect(address: TCPAddress | UnixAddress) -> ByteStream:
+async def _connect(
+    address: TCPAddress | UnixAddress, ssl_context: ssl.SSLContext | None
+) -> ByteStream:
     try:
-        if isinstance(address, UnixAddress):
-            return await anyio.connect_unix(address.path)
-        return await anyio.connect_tcp(address.host, address.port)
+        match address:
+            case UnixAddress(path):
+                return await anyio.connect_unix(path)
+            case TCPAddress(host, port, False):
+                return await anyio.connect_tcp(host, port)
+            case TCPAddress(host, port):
+                return await anyio.connect_tcp(
+                    host,
+                    port,
+                    tls=True,
+                    ssl_context=ssl_context,
+                    # The closing handshake adds nothing to ACKs.
+                    tls_standard_compatible=False,
+                )
     except OSError as error:
         raise ConnectionRefused(f"no hub at {address}: {_reason(error)}") from error
+    except (anyio.BrokenResourceError, anyio.EndOfStream) as error:
+        raise ConnectionRefused(f"no hub at {address}: the TLS handshake failed") from error
 
 
 async def listen(address: TCPAddress | UnixAddress) -> Sequence[SocketListener]:
@@ -126,7 +147,7 @@ async def listen(address: TCPAddress | UnixAddress) -> Sequence[SocketListener]:
     """
     try:
         match address:
-            case TCPAddress(host, port):
+            case TCPAddress(host, port, _):
                 multi = await anyio.create_tcp_listener(local_host=host, local_port=port)
                 # Typed as listeners of anything by AnyIO.
                 return cast("Sequence[SocketListener]", multi.listeners)
@@ -159,5 +180,7 @@ def _reason(error: OSError) -> str:
         cause = cause.exceptions[0]
     if isinstance(cause, OSError):
         error = cause
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {getattr(error, 'verify_message', None) or error.reason or error}"
     text = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
     return (text or str(error)).lower()

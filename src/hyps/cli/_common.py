@@ -24,7 +24,7 @@ url_option = click.option(
     show_envvar=True,
     default="hyps://127.0.0.1:8787",
     show_default=True,
-    help="Where the hub is: hyps://host:port or hyps+unix:///path.",
+    help="Where the hub is: hyps://host:port, hypss://host:port (TLS) or hyps+unix:///path.",
 )
 token_option = click.option(
     "--token",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING
@@ -36,6 +37,19 @@ def _parse_limits(
         raise click.BadParameter(str(error)) from None
 
 
+def _make_ssl_context(cert: str | None, key: str | None) -> ssl.SSLContext | None:
+    if cert is None:
+        if key is not None:
+            raise ValueError("--key needs --cert")
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(cert, key)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--cert: {error}") from None
+    return context
+
+
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Interface to listen at.")
 @click.option(
@@ -52,6 +66,18 @@ def _parse_limits(
 )
 @token_option
 @click.option(
+    "--cert",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Certificate chain for TLS, with the private key unless --key has it.",
+)
+@click.option(
+    "--key",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Private key of --cert.",
+)
+@click.option(
     "--limit",
     "limits",
     multiple=True,
@@ -66,6 +92,8 @@ def serve(
     port: int,
     uds: str | None,
     token: str | None,
+    cert: str | None,
+    key: str | None,
     limits: Limits,
     backend: str | None,
     verbose: bool,
@@ -76,7 +104,11 @@ def serve(
         format="%(asctime)s %(levelname)s %(message)s",
     )
     logging.getLogger("asyncio").setLevel(logging.WARNING)
-    server = Server(host, port, uds=uds, token=token, limits=limits)
+    try:
+        ssl_context = _make_ssl_context(cert, key)
+        server = Server(host, port, uds=uds, token=token, ssl_context=ssl_context, limits=limits)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
     run(partial(run_until_signal, partial(_serve, server)), backend)
     click.echo("hyps: closed", err=True)
 

@@ -172,6 +172,15 @@ class Endpoint(Generic[_Event]):
         """Everything has been handed out and nothing will follow."""
         return self._state is State.CLOSED and not self._output
 
+    @property
+    def is_finished(self) -> bool:
+        """Nothing will follow in either direction, so the connection may be closed.
+
+        For transports without a half-close, such as TLS: elsewhere the end of the peer's stream
+        says the same, and without a doubt.
+        """
+        return self.eof_is_due and self._at_eof
+
     # Ending
 
     def fail(self, message: str, code: str = ErrorCode.INTERNAL) -> None:

@@ -51,14 +51,15 @@ class Outbox(OutputQueue):
     def __init__(self, bound: int, on_output: Callable[[], object]) -> None:
         super().__init__(on_output)
         self._bound = bound
-        self._gaps: dict[Channel, None] = {}
+        # Messages dropped of each channel whose gap was not told yet.
+        self._gaps: dict[Channel, int] = {}
         #: Messages dropped so far.
         self.missed: int = 0
 
     def deliver(self, channel: Channel, records: bytes, count: int) -> bool:
         """Queue records of a channel, all or none; none is a gap, which will be told."""
         if self._gaps or self.queued >= self._bound:
-            self._gaps[channel] = None
+            self._gaps[channel] = self._gaps.get(channel, 0) + count
             self.missed += count
             return False
         self.put(Kind.MESSAGES, records)

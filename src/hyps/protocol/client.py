@@ -250,6 +250,10 @@ class ClientProtocol(Endpoint[_ClientOnly]):
     def eof_is_due(self) -> bool:
         return self._state in (State.DRAINING, State.CLOSED) and not self._output
 
+    @property
+    def is_finished(self) -> bool:
+        return self.eof_is_due and not self._operations
+
     def _check_open(self, what: str) -> Welcome:
         if self._state is not State.OPEN or self._welcome is None:
             raise self._forbid(what)
