@@ -91,6 +91,9 @@ class _TrioWaiter:
 Waiter = _AsyncioWaiter | _TrioWaiter
 
 
-def make_waiter() -> Waiter:
-    """Make what one task waits for, once: ``set()`` ends its ``wait()``, before or after."""
-    return _AsyncioWaiter() if _on_asyncio() else _TrioWaiter()
+def waiter_type() -> type[Waiter]:
+    """Give the class for this event loop of what one task waits for.
+
+    Each is for one ``wait()``, which ``set()`` ends, before or after it begins.
+    """
+    return _AsyncioWaiter if _on_asyncio() else _TrioWaiter

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ._backend import Waiter, make_waiter, spawn
+from ._backend import Waiter, spawn, waiter_type
 from ._errors import AuthenticationFailed, ConnectionLost, ConnectionRefused, WouldBlock
 from ._pump import Pump
 from ._transport import Address, dial
@@ -54,18 +54,19 @@ class _Answer:
     """The answer to an operation, which comes after those to all operations before it.
 
     :param operation: its id
+    :param waiter: what its task waits for
     :param is_own: the one who waits began the operation, and is to be told if it is refused
     """
 
     __slots__ = ("_waiter", "error", "is_awaited", "is_here", "is_own", "operation")
 
-    def __init__(self, operation: int, *, is_own: bool) -> None:
+    def __init__(self, operation: int, waiter: Waiter, *, is_own: bool) -> None:
         self.operation = operation
         self.is_own = is_own
         self.is_here = False
         self.is_awaited = True
         self.error: ErrorFactory | None = None
-        self._waiter = make_waiter()
+        self._waiter = waiter
 
     def come(self, error: ErrorFactory | None) -> None:
         self.is_here = True
@@ -125,6 +126,8 @@ class Connection:
         self._token = token
         self._ssl_context = ssl_context
         self._limits = limits
+        #: Makes what one task waits for.
+        self.new_waiter = waiter_type()
         self._pump: Pump[ClientProtocol] | None = None
         self._scope = anyio.CancelScope()
         # Set when the hub has welcomed this client, or when it is clear that it will not.
@@ -333,7 +336,7 @@ class Connection:
         return self._pump.protocol
 
     def _expect(self, operation: int, *, is_own: bool) -> _Answer:
-        answer = _Answer(operation, is_own=is_own)
+        answer = _Answer(operation, self.new_waiter(), is_own=is_own)
         if self._answers and self._answers[-1].operation > operation:
             insort(self._answers, answer, key=_by_operation)
         else:
@@ -397,7 +400,7 @@ class Connection:
     # Room to publish
 
     async def _wait_for_room(self) -> ClientProtocol:
-        waiter = make_waiter()
+        waiter = self.new_waiter()
         self._room.append(waiter)
         try:
             await waiter.wait()

@@ -9,7 +9,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSStream
 
-from ._backend import Waiter, make_waiter
+from ._backend import Waiter, waiter_type
 from .protocol import NEED_DATA, ClientProtocol, RemoteProtocolError, ServerProtocol, State, Taken
 from .protocol.limits import PASS_RECORDS
 
@@ -49,7 +49,9 @@ class Pump(Generic[_Endpoint]):
         shield: bool = False,
     ) -> None:
         self._stream = stream
+        self._new_waiter = waiter_type()
         self._waiter: Waiter | None = None
+        self._written = self._new_waiter()
         self._scope = anyio.CancelScope(shield=shield)
         self._is_lingering = False
         self.protocol: _Endpoint = protocol(self.wake)
@@ -91,7 +93,6 @@ class Pump(Generic[_Endpoint]):
         self._on_event = on_event
         self._on_violation: Callable[[RemoteProtocolError], None] | None = on_violation
         self._on_sent = on_sent
-        self._written = make_waiter()
         try:
             with self._scope:
                 async with anyio.create_task_group() as tasks:
@@ -139,7 +140,7 @@ class Pump(Generic[_Endpoint]):
 
     async def _park(self) -> None:
         """Wait until the protocol object has output."""
-        self._waiter = make_waiter()
+        self._waiter = self._new_waiter()
         await self._waiter.wait()
 
     async def _half_close(self) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ._backend import Waiter, make_waiter
 from ._errors import SubscriptionClosed, WouldBlock
 
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
+    from ._backend import Waiter
     from ._connection import Connection
     from .protocol import HypsError, Message, Run
 
@@ -130,8 +130,13 @@ class Subscription:
         if self._connection is None:
             raise RuntimeError("enter the subscription first: async with ... as name:")
         if self._is_ended:
-            raise SubscriptionClosed("the subscription has ended")
+            raise self._closed()
         return self._connection
+
+    def _closed(self) -> HypsError:
+        if self._error is not None:
+            return self._error()
+        return SubscriptionClosed("the subscription has ended")
 
     # Losses
 
@@ -171,7 +176,7 @@ class Subscription:
             return message
         if await self._next_run():
             return next(self._ready)
-        raise SubscriptionClosed("the subscription has ended")
+        raise self._closed()
 
     def receive_nowait(self) -> Message:
         """Give the next message if there is one.
@@ -185,7 +190,7 @@ class Subscription:
         if self._take_run():
             return next(self._ready)
         if self._is_ended:
-            raise SubscriptionClosed("the subscription has ended")
+            raise self._closed()
         raise WouldBlock("there is no message now")
 
     async def receive_many(self) -> list[Message]:
@@ -218,7 +223,7 @@ class Subscription:
         if not records and not self._runs:
             await self._wait()
             if not self._runs:
-                raise SubscriptionClosed("the subscription has ended")
+                raise self._closed()
         elif not records:
             await self._let_others_run()
         records += [run.records for run in self._runs]
@@ -227,7 +232,7 @@ class Subscription:
 
     async def _receive_some(self) -> None:
         if not await self._next_run():
-            raise SubscriptionClosed("the subscription has ended")
+            raise self._closed()
 
     async def _next_run(self) -> bool:
         """Wait for the next run; False at the subscription's end."""
@@ -252,7 +257,7 @@ class Subscription:
         if self._is_ended:
             await checkpoint()
             return
-        self._reader = make_waiter()
+        self._reader = self._connection.new_waiter()
         try:
             await self._reader.wait()
         finally:
@@ -262,7 +267,7 @@ class Subscription:
         """Make the next run the one that is read; False if there is none."""
         if not self._runs:
             if self._error is not None:
-                raise self._error()
+                raise self._closed()
             return False
         run = self._runs.popleft()
         self._ready = iter(run.messages)
