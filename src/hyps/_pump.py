@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from .protocol import ClientEvent, ServerEvent
 
-READ_SIZE: Final = 65_536
+#: As much as uvloop reads at once: AnyIO copies what is left over at every smaller one.
+READ_SIZE: Final = 4 * 65_536
 WRITE_SIZE: Final = 4 * 65_536
 
 _Endpoint = TypeVar("_Endpoint", ClientProtocol, ServerProtocol)

@@ -32,8 +32,9 @@ class OutputQueue:
     What :meth:`take` handed out counts as queued until the next call: until then it is in the
     hands of the I/O layer, and in memory.
 
-    ``items`` counts what the bound of the side that queues is about: a hub counts the answers
-    that it owes, a client the records that it sends. ``leaving_items`` are those taken last.
+    ``items`` counts what waits and the bound of the side that queues is about: a hub counts the
+    answers that it owes, a client the records that it sends. Those that were taken may have reached
+    the peer already; ``leaving_items`` says how many :meth:`take` gave last.
 
     :param on_output: called when there is something to take after :meth:`take` gave nothing
     """
@@ -88,13 +89,12 @@ class OutputQueue:
         """Forget what was put; what is urgent still goes out."""
         self._chunks.clear()
         self.queued = self._leaving
-        self.items = self.leaving_items
+        self.items = 0
 
     def settle(self) -> None:
         """Stop counting what was taken: it has been sent."""
         self.queued -= self._leaving
-        self.items -= self.leaving_items
-        self._leaving = self.leaving_items = 0
+        self._leaving = 0
 
     def take(self, max_bytes: int, max_items: int | None = None) -> bytes:
         """Take frames from the front.
@@ -129,6 +129,7 @@ class OutputQueue:
             taken += bodies
             size += length + 5
             self._leaving += length + CHUNK_OVERHEAD * len(bodies)
+        self.items -= items
         self.leaving_items = items
         self._idle = not taken
         return b"".join(taken)

@@ -46,11 +46,12 @@ class Outbox(OutputQueue):
     :param bound: queued bytes at which records are dropped
     """
 
-    __slots__ = ("_bound", "_gaps", "missed")
+    __slots__ = ("_bound", "_gaps", "_is_dropping", "missed")
 
     def __init__(self, bound: int, on_output: Callable[[], object]) -> None:
         super().__init__(on_output)
         self._bound = bound
+        self._is_dropping = False
         # Messages dropped of each channel whose gap was not told yet.
         self._gaps: dict[Channel, int] = {}
         #: Messages dropped so far.
@@ -58,7 +59,8 @@ class Outbox(OutputQueue):
 
     def deliver(self, channel: Channel, records: bytes, count: int) -> bool:
         """Queue records of a channel, all or none; none is a gap, which will be told."""
-        if self._gaps or self.queued >= self._bound:
+        if self._is_dropping or self.queued >= self._bound:
+            self._is_dropping = True
             self._gaps[channel] = self._gaps.get(channel, 0) + count
             self.missed += count
             return False
@@ -73,7 +75,8 @@ class Outbox(OutputQueue):
 
     def settle(self) -> None:
         super().settle()
-        if self._gaps and self.queued < self._bound // 2:
+        if self._is_dropping and 2 * self.queued < self._bound:
+            self._is_dropping = False
             # All at once: told a few at a time, channels that are busy would get new gaps before
             # the last old one is told, and no message would ever pass.
             for channel in list(self._gaps):

@@ -37,6 +37,7 @@ from .records import (
     encode_channel,
     encode_data,
     pack,
+    pack_length,
     scan,
 )
 
@@ -150,8 +151,11 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         :raises LocalProtocolError: if the state does not allow it
         """
         welcome = self._check_open("publish()")
-        record = self._pack(welcome, self._encode_channel(welcome, channel), encode_data(data))
-        self._output.put(Kind.PUBLISH, record, 1)
+        name = self._encode_channel(welcome, channel)
+        data = encode_data(data)
+        if len(data) > welcome.max_message:
+            raise _too_large(data, welcome)
+        self._output.put(Kind.PUBLISH, pack(name, data), 1)
         return self._begin(Kind.PUBLISH_ACK, 1)
 
     def publish_many(
@@ -169,8 +173,35 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         :raises LocalProtocolError: if the state does not allow it
         """
         welcome = self._check_open("publish_many()")
-        records = self._pack_all(welcome, messages)
-        return self._put(Kind.PUBLISH, Kind.PUBLISH_ACK, records, max_bytes=max_bytes)
+        most_records = min(_CHUNK_RECORDS, welcome.max_in_flight)
+        most_bytes = self._output.frame_size
+        chunks: list[tuple[bytes, int]] = []
+        parts: list[bytes] = []
+        count = size = total = 0
+        last: str | None = None
+        name = b""
+        # Per message. In one loop, as calls would cost more than what they do.
+        for channel, message in messages:
+            if channel != last:
+                name = self._encode_channel(welcome, channel) + b"\n"
+                last = channel
+            data = message if type(message) is bytes else encode_data(message)
+            if len(data) > welcome.max_message:
+                raise _too_large(data, welcome)
+            length = len(name) + len(data) + 1
+            if count and (size + 4 + length > most_bytes or count == most_records):
+                chunks.append((b"".join(parts), count))
+                parts = []
+                total += size
+                count = size = 0
+            parts += (pack_length(length), name, data, b"\n")
+            count += 1
+            size += 4 + length
+            if total + size >= max_bytes:
+                break
+        if count:
+            chunks.append((b"".join(parts), count))
+        return self._put(Kind.PUBLISH, Kind.PUBLISH_ACK, chunks)
 
     def subscribe(
         self, channels: Iterable[str], positions: Mapping[str, bytes] | None = None
@@ -188,8 +219,8 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         welcome = self._check_open("subscribe()")
         names = [self._encode_channel(welcome, channel) for channel in channels]
         before = {name.encode(): position for name, position in (positions or {}).items()}
-        records = [pack(name, before.get(name, b"")) for name in names]
-        operation = self._put(Kind.SUBSCRIBE, Kind.SUBSCRIBE_ACK, records, names)
+        chunks = self._chunks(welcome, [pack(name, before.get(name, b"")) for name in names])
+        operation = self._put(Kind.SUBSCRIBE, Kind.SUBSCRIBE_ACK, chunks, names)
         if operation is None:
             return None
         for name in names:
@@ -208,9 +239,8 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         """
         welcome = self._check_open("unsubscribe()")
         names = [self._encode_channel(welcome, channel) for channel in channels]
-        operation = self._put(
-            Kind.UNSUBSCRIBE, Kind.UNSUBSCRIBE_ACK, [pack(name, b"") for name in names]
-        )
+        chunks = self._chunks(welcome, [pack(name, b"") for name in names])
+        operation = self._put(Kind.UNSUBSCRIBE, Kind.UNSUBSCRIBE_ACK, chunks)
         for name in names:
             self._channels.pop(name, None)
             self._joining.pop(name, None)
@@ -267,50 +297,25 @@ class ClientProtocol(Endpoint[_ClientOnly]):
             )
         return name
 
-    def _pack(self, welcome: Welcome, name: bytes, data: bytes) -> bytes:
-        if len(data) > welcome.max_message:
-            raise MessageTooLarge(
-                f"a message of {len(data)} bytes; the hub takes {welcome.max_message}"
-            )
-        return pack(name, data)
-
-    def _pack_all(self, welcome: Welcome, messages: Iterable[tuple[str, Data]]) -> Iterator[bytes]:
-        last = name = None
-        for channel, data in messages:
-            if name is None or channel != last:
-                last, name = channel, self._encode_channel(welcome, channel)
-            yield self._pack(welcome, name, data if type(data) is bytes else encode_data(data))
+    def _chunks(self, welcome: Welcome, records: list[bytes]) -> list[tuple[bytes, int]]:
+        """Cut records of channels, of which none is large, into what is sent at once."""
+        largest = max(map(len, records), default=1)
+        fitting = max(1, self._output.frame_size // largest)
+        count = min(_CHUNK_RECORDS, welcome.max_in_flight, fitting)
+        batches = [records[start : start + count] for start in range(0, len(records), count)]
+        return [(b"".join(batch), len(batch)) for batch in batches]
 
     def _put(
         self,
         kind: Kind,
         answer: Kind,
-        records: Iterable[bytes],
+        chunks: list[tuple[bytes, int]],
         names: list[bytes] | None = None,
-        max_bytes: float = math.inf,
     ) -> int | None:
-        assert self._welcome is not None
-        most_records = min(_CHUNK_RECORDS, self._welcome.max_in_flight)
-        most_bytes = self._output.frame_size
-        chunks: list[tuple[bytes, int]] = []
-        chunk: list[bytes] = []
-        size = 0
-        for record in records:
-            if chunk and (size + len(record) > most_bytes or len(chunk) == most_records):
-                chunks.append((b"".join(chunk), len(chunk)))
-                max_bytes -= size
-                chunk = []
-                size = 0
-            chunk.append(record)
-            size += len(record)
-            if size >= max_bytes:
-                break
-        if not chunk:
-            return None
-        chunks.append((b"".join(chunk), len(chunk)))
         for body, count in chunks:
             self._output.put(kind, body, count)
-        return self._begin(answer, sum([count for _, count in chunks]), names)
+        records = sum([count for _, count in chunks])
+        return self._begin(answer, records, names) if records else None
 
     def _begin(self, answer: Kind, records: int, names: list[bytes] | None = None) -> int:
         self._last_id += 1
@@ -364,6 +369,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         while position < len(codes):
             operation = operations[0]
             if operation.answer is not kind:
+                self._tell_acked(acked, operation.number)
                 raise RemoteProtocolError(f"{kind.name}: {operation.answer.name} was due")
             count = min(operation.unanswered, len(codes) - position)
             if not all_done:
@@ -394,6 +400,8 @@ class ClientProtocol(Endpoint[_ClientOnly]):
             operation = self._operations[0] if self._operations else None
             if operation is None or operation.names is None:
                 raise RemoteProtocolError("SUBSCRIBE_ACK: nothing to answer")
+            if not self._in_flight:
+                raise RemoteProtocolError("SUBSCRIBE_ACK: answers what was not sent")
             if operation.names[operation.records - operation.unanswered] != name:
                 raise RemoteProtocolError("SUBSCRIBE_ACK: for another channel")
             self._on_subscribed(operation, name, answer)
@@ -443,6 +451,8 @@ class ClientProtocol(Endpoint[_ClientOnly]):
                 if channel is not None:
                     channel.count += count
                     runs.append(Run(channel.name, body[position:stop], count))
+                else:
+                    decode_channel(name)
                 position = stop
         finally:
             if runs:
@@ -492,6 +502,10 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         State.OPEN: _OPEN,
         State.DRAINING: _OPEN,
     }
+
+
+def _too_large(data: bytes, welcome: Welcome) -> MessageTooLarge:
+    return MessageTooLarge(f"a message of {len(data)} bytes; the hub takes {welcome.max_message}")
 
 
 def _each_record(body: bytes) -> Iterator[tuple[bytes, bytes]]:

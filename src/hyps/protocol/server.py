@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from ._endpoint import Endpoint, State
 from ._json import Fields, dump
@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     #: Takes a run: the bytes it is in, its start, its stop, its channel and the number of its
-    #: records. Gives an answer for each.
+    #: records. Gives a code for each, unless it has queued the answers itself.
     TakeRun = Callable[[bytes, int, int, bytes, int], bytes]
+
+
+#: What stands beside the name in an answer to SUBSCRIBE, and the frame's kind.
+_MAX_ANSWER: Final = 64
 
 
 def _nothing() -> None:
@@ -175,19 +179,20 @@ class ServerProtocol(Endpoint[Hello | Taken]):
 
     def _take_records(self, take: TakeRun, answer: Kind, body: bytes, position: int) -> None:
         """Take about as many records as a pass allows."""
-        answers: list[bytes] = []
+        codes: list[bytes] = []
         taken = 0
         try:
             for name, stop, count in scan(body, position):
-                answers.append(take(body, position, stop, name, count))
+                codes.append(take(body, position, stop, name, count))
                 taken += count
                 position = stop
                 if taken >= PASS_RECORDS:
                     break
         finally:
             # Valid records are answered before an invalid one ends the session.
+            if answers := b"".join(codes):
+                self._outbox.put(answer, answers, len(answers))
             if taken:
-                self._outbox.put(answer, b"".join(answers), taken)
                 self._events.append(Taken(taken))
         self._work = None if position == len(body) else (take, answer, body, position)
         if self._outbox.items > self.limits.max_in_flight:
@@ -202,8 +207,13 @@ class ServerProtocol(Endpoint[Hello | Taken]):
 
     def _subscribe(self, data: bytes, position: int, stop: int, name: bytes, count: int) -> bytes:
         decode_channel(name)
-        contents = _contents(data, position, count, len(name))
-        return b"".join([pack(name, self._subscribe_one(name, content)) for content in contents])
+        if len(name) + _MAX_ANSWER > self.limits.max_frame:
+            raise RemoteProtocolError("a name that is too long for an answer", ErrorCode.TOO_LARGE)
+        for content in _contents(data, position, count, len(name)):
+            # One by one: the answers are longer than the records, and must fit into frames too.
+            record = pack(name, self._subscribe_one(name, content))
+            self._outbox.put(Kind.SUBSCRIBE_ACK, record, 1)
+        return b""
 
     def _subscribe_one(self, name: bytes, last_position: bytes) -> bytes:
         """Give a code and, if it is ``k``, the channel's position."""
