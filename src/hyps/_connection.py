@@ -32,6 +32,7 @@ from .protocol import (
     Limits,
     Messages,
     PeerError,
+    Refusal,
     Rejected,
     RemoteProtocolError,
     Welcome,
@@ -55,16 +56,15 @@ class _Answer:
 
     :param operation: its id
     :param waiter: what its task waits for
-    :param is_own: the one who waits began the operation, and is to be told if it is refused
+    :param is_own: the one who waits began the operation, and is told if it is refused
     """
 
-    __slots__ = ("_waiter", "error", "is_awaited", "is_here", "is_own", "operation")
+    __slots__ = ("_waiter", "error", "is_here", "is_own", "operation")
 
     def __init__(self, operation: int, waiter: Waiter, *, is_own: bool) -> None:
         self.operation = operation
         self.is_own = is_own
         self.is_here = False
-        self.is_awaited = True
         self.error: ErrorFactory | None = None
         self._waiter = waiter
 
@@ -74,12 +74,8 @@ class _Answer:
         self._waiter.set()
 
     async def wait(self) -> None:
-        """Wait for it; its error is raised. When cancelled the operation goes on."""
-        try:
-            await self._waiter.wait()
-        except BaseException:
-            self.is_awaited = False
-            raise
+        """Wait for it; its error is raised."""
+        await self._waiter.wait()
         if self.error is not None:
             raise self.error()
 
@@ -90,10 +86,12 @@ _by_operation: Final = attrgetter("operation")
 class _Route:
     """The subscriptions of a channel. They share one SUBSCRIBE, and one copy on the wire."""
 
-    __slots__ = ("error", "operation", "subscriptions")
+    __slots__ = ("claims", "error", "operation")
 
     def __init__(self) -> None:
-        self.subscriptions: dict[Subscription, None] = {}
+        #: The subscriptions, and for each how many calls wait to be told that it has the channel.
+        #: When one of them was told it is 0: what becomes of the others changes nothing.
+        self.claims: dict[Subscription, int] = {}
         #: The id of its SUBSCRIBE.
         self.operation = 0
         #: Why the hub refused it, if it did.
@@ -145,6 +143,8 @@ class Connection:
         # The first error that nobody was there to be told.
         self._unheard: ErrorFactory | None = None
         self._routes: dict[str, _Route] = {}
+        # By the id of their SUBSCRIBE, the routes that wait for its answer.
+        self._joining: dict[int, dict[str, _Route]] = {}
         self._subscriptions: dict[Subscription, None] = {}
 
     # Lifetime
@@ -186,12 +186,11 @@ class Connection:
 
     def close_nowait(self) -> None:
         """Send what is queued, end every iteration, and close, all in bounded time."""
-        was_open = self.is_open
         self._begin_nothing_new(partial(ConnectionLost, "the client was shut down"))
         self._end_subscriptions(None)
-        if was_open and self._pump is not None:
+        if self._is_welcome and self._pump is not None:
             self._pump.close()
-        elif not self._is_welcome:
+        else:
             self._scope.cancel()
 
     async def _run(self) -> None:
@@ -264,7 +263,7 @@ class Connection:
                 for run in runs:
                     route = routes.get(run.channel)
                     if route is not None:
-                        for subscription in route.subscriptions:
+                        for subscription in route.claims:
                             subscription.deliver(run)
             case Acked(operations):
                 self._on_answered(operations.stop)
@@ -273,15 +272,15 @@ class Connection:
             case Gap(channel, missed):
                 route = self._routes.get(channel)
                 if route is not None:
-                    for subscription in route.subscriptions:
+                    for subscription in route.claims:
                         subscription.miss(missed)
             case Welcome():
                 self._is_welcome = True
                 self._decided.set()
             case GoingAway(reason):
-                self._begin_nothing_new(
-                    partial(ConnectionLost, f"the hub at {self._address} is leaving: {reason}")
-                )
+                kind = ConnectionLost if self._is_welcome else ConnectionRefused
+                text = f"the hub at {self._address} is leaving: {reason}"
+                self._begin_nothing_new(partial(kind, text))
             case PeerError(ErrorCode.AUTH, text):
                 self._drop(AuthenticationFailed, f"the hub at {self._address}: {text}")
             case PeerError(code, text):
@@ -297,6 +296,8 @@ class Connection:
 
     def _on_answered(self, stop: int) -> None:
         self._answered = stop - 1
+        while self._joining and next(iter(self._joining)) < stop:
+            del self._joining[next(iter(self._joining))]
         answers = self._answers
         while answers and answers[0].operation < stop:
             answers.popleft().come(None)
@@ -306,25 +307,31 @@ class Connection:
         self._answered = event.operation
         error = event.refusals[0].error
         is_heard = False
-        for refusal in event.refusals:
-            if refusal.channel is not None:
-                is_heard = True
-                self._refuse_route(refusal.channel, event.operation, refusal.error)
+        joining = self._joining.pop(event.operation, None)
+        if joining is not None:
+            is_heard = True
+            for refusal in event.refusals:
+                self._refuse_route(joining, refusal)
         answers = self._answers
         while answers and answers[0].operation == event.operation:
             answer = answers.popleft()
-            is_mine = answer.is_own and answer.is_awaited
-            is_heard = is_heard or is_mine
-            answer.come(error if is_mine else None)
+            is_heard = is_heard or answer.is_own
+            answer.come(error if answer.is_own else None)
         if not is_heard and self._unheard is None:
             self._unheard = error
 
-    def _refuse_route(self, channel: str, operation: int, error: ErrorFactory) -> None:
-        route = self._routes.get(channel)
-        if route is not None and route.operation == operation:
-            # Whoever joined it meanwhile finds the error when the answer comes.
-            del self._routes[channel]
-            route.error = error
+    def _refuse_route(self, joining: dict[str, _Route], refusal: Refusal) -> None:
+        route = joining.get(refusal.channel or "")
+        if route is None:
+            return
+        # Those who joined it find the error when their answer comes. If it was left and joined
+        # anew meanwhile, that is another route.
+        route.error = refusal.error
+        if self._routes.get(refusal.channel or "") is route:
+            del self._routes[refusal.channel or ""]
+            for subscription in route.claims:
+                subscription.held.discard(refusal.channel or "")
+        route.claims.clear()
 
     # Operations
 
@@ -347,10 +354,11 @@ class Connection:
         protocol = self._check_open()
         if self._room or protocol.backlog >= self._limits.max_backlog:
             protocol = await self._wait_for_room()
-        self._last_operation = operation = protocol.publish(channel, data)
-        if self._room:
+        try:
+            self._last_operation = operation = protocol.publish(channel, data)
+        finally:
             self._let_in()
-        await self._expect(operation, is_own=True).wait()
+        await self._wait_for_answers([self._expect(operation, is_own=True)])
 
     def publish_nowait(self, channel: str, data: Data) -> None:
         protocol = self._check_open()
@@ -362,28 +370,56 @@ class Connection:
         await checkpoint()
         iterator = iter(messages)
         answers: deque[_Answer] = deque()
-        protocol = self._check_open()
-        while not (answers and answers[0].is_here and answers[0].error):
-            if self._room or protocol.backlog >= self._limits.max_backlog:
-                protocol = await self._wait_for_room()
-            operation = protocol.publish_many(iterator, max_bytes=FRAME_SIZE)
-            if operation is None:
-                break
-            self._last_operation = operation
-            answers.append(self._expect(operation, is_own=True))
-            while answers[0].is_here and not answers[0].error:
-                answers.popleft()
-            # The writer sends this batch while the next one is made.
-            await checkpoint()
-            protocol = self._check_open()
-        error: HypsError | None = None
-        for answer in answers:
-            try:
-                await answer.wait()
-            except HypsError as caught:
-                error = error or caught
+        error: Exception | None = None
+        try:
+            while not (answers and answers[0].error):
+                protocol = self._check_open()
+                if self._room or protocol.backlog >= self._limits.max_backlog:
+                    protocol = await self._wait_for_room()
+                try:
+                    operation = protocol.publish_many(iterator, max_bytes=FRAME_SIZE)
+                finally:
+                    self._let_in()
+                if operation is None:
+                    break
+                self._last_operation = operation
+                answers.append(self._expect(operation, is_own=True))
+                while answers and answers[0].is_here and not answers[0].error:
+                    answers.popleft()
+                # The writer sends this batch while the next one is made.
+                await checkpoint()
+        except anyio.get_cancelled_exc_class():
+            self._abandon(answers)
+            raise
+        except Exception as caught:
+            # A message is wrong, the iterable failed, or the connection is lost. The answers that
+            # are due come first, as they are about what came before.
+            error = caught
+        await self._wait_for_answers(answers)
         if error is not None:
             raise error
+
+    async def _wait_for_answers(self, answers: Iterable[_Answer]) -> None:
+        """Wait for answers, and raise the first error among them when all are here."""
+        error: HypsError | None = None
+        try:
+            for answer in answers:
+                try:
+                    await answer.wait()
+                except HypsError as caught:
+                    error = error or caught
+        except BaseException:
+            self._abandon(answers)
+            raise
+        if error is not None:
+            raise error
+
+    def _abandon(self, answers: Iterable[_Answer]) -> None:
+        """Let :meth:`flush` tell what is refused: who asked has been cancelled."""
+        for answer in answers:
+            answer.is_own = False
+            if answer.is_here and self._unheard is None:
+                self._unheard = answer.error
 
     async def flush(self) -> None:
         """Wait until all operations so far are answered, and raise what nobody was told yet."""
@@ -422,34 +458,47 @@ class Connection:
     async def join(self, subscription: Subscription, channels: Iterable[str]) -> None:
         """Add channels to a subscription, all or none."""
         protocol = self._check_open()
-        new = [name for name in dict.fromkeys(channels) if name not in subscription.held]
-        unknown = [name for name in new if name not in self._routes]
-        operation = protocol.subscribe(unknown)
-        joined: dict[str, _Route] = {}
+        held = subscription.held
+        names = dict.fromkeys(channels)
+        operation = protocol.subscribe([name for name in names if name not in self._routes])
+        claimed: dict[str, _Route] = {}
         self._subscriptions[subscription] = None
-        for name in new:
+        for name in names:
             route = self._routes.get(name)
             if route is None:
-                route = self._routes[name] = _Route()
                 assert operation is not None
+                route = self._routes[name] = _Route()
                 self._last_operation = route.operation = operation
-            route.subscriptions[subscription] = None
-            joined[name] = route
-        subscription.held.update(new)
-        last = max([route.operation for route in joined.values()], default=0)
+                self._joining.setdefault(operation, {})[name] = route
+            claims = route.claims.get(subscription)
+            if claims != 0:
+                route.claims[subscription] = (claims or 0) + 1
+                claimed[name] = route
+        held.update(claimed)
+        last = max([route.operation for route in claimed.values()], default=0)
         try:
             if last > self._answered:
                 await self._expect(last, is_own=False).wait()
             else:
                 await checkpoint()
-            _raise_refusal(joined.values())
+            _raise_refusal(claimed.values())
         except BaseException:
-            # Not those that were left and joined again meanwhile.
-            self.leave(
-                subscription,
-                [name for name, route in joined.items() if subscription in route.subscriptions],
-            )
+            self._give_up(subscription, claimed)
             raise
+        for route in claimed.values():
+            if subscription in route.claims:
+                route.claims[subscription] = 0
+
+    def _give_up(self, subscription: Subscription, claimed: dict[str, _Route]) -> None:
+        """Leave channels, unless another call has them or waits for them too."""
+        unwanted = []
+        for name, route in claimed.items():
+            claims = route.claims.get(subscription, 0)
+            if claims > 1:
+                route.claims[subscription] = claims - 1
+            elif claims == 1:
+                unwanted.append(name)
+        self.leave(subscription, unwanted)
 
     def leave(self, subscription: Subscription, channels: Iterable[str]) -> int | None:
         """Remove channels from a subscription, without waiting.
@@ -462,8 +511,8 @@ class Connection:
                 subscription.held.discard(name)
                 route = self._routes.get(name)
                 if route is not None:
-                    route.subscriptions.pop(subscription, None)
-                    if not route.subscriptions:
+                    del route.claims[subscription]
+                    if not route.claims:
                         del self._routes[name]
                         gone.append(name)
         if not gone or not self.is_open:

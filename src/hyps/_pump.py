@@ -54,6 +54,8 @@ class Pump(Generic[_Endpoint]):
         self._waiter: Waiter | None = None
         self._written = self._new_waiter()
         self._scope = anyio.CancelScope(shield=shield)
+        self._sleep = anyio.CancelScope()
+        self._is_opening = True
         self._is_lingering = False
         self.protocol: _Endpoint = protocol(self.wake)
         #: What broke the stream, if it did not just end.
@@ -159,7 +161,8 @@ class Pump(Generic[_Endpoint]):
             deadline = self.protocol.tick(anyio.current_time())
             if deadline == math.inf:
                 break
-            await anyio.sleep_until(deadline)
+            with anyio.CancelScope(deadline=deadline) as self._sleep:
+                await anyio.sleep_forever()
         # It may have given the peer up.
         await self._handle_events()
 
@@ -179,8 +182,13 @@ class Pump(Generic[_Endpoint]):
             if self._on_violation is not None:
                 self._on_violation(error)
                 self._on_violation = None
-        if self.protocol.state is State.CLOSED:
+        state = self.protocol.state
+        if state is State.CLOSED:
             self._linger()
+        elif self._is_opening and state is not State.OPENING:
+            # What the clock sleeps for is the time to open.
+            self._is_opening = False
+            self._sleep.cancel()
 
     def _break(self, error: BaseException) -> None:
         self.broken = error.__cause__ or error

@@ -76,6 +76,7 @@ class Server(anyio.AsyncContextManagerMixin):
         self._accepted = 0
         self._all_left: anyio.Event | None = None
         self._urls: tuple[str, ...] = ()
+        self._socket_id: tuple[int, int] | None = None
 
     @property
     def broker(self) -> Broker:
@@ -90,23 +91,26 @@ class Server(anyio.AsyncContextManagerMixin):
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncIterator[Server]:
         listeners = await listen(self._address)
+        if isinstance(self._address, UnixAddress):
+            self._socket_id = _file_id(self._address.path)
         self._urls = tuple(str(self._bound_address(listener)) for listener in listeners)
-        error: Exception | None = None
+        error: BaseException | None = None
         try:
             async with anyio.create_task_group() as tasks, MultiListener(listeners):
                 for listener in listeners:
                     tasks.start_soon(self._accept, listener, tasks.start_soon)
                 try:
                     yield self
-                except Exception as caught:
+                except anyio.get_cancelled_exc_class():
+                    raise
+                except BaseException as caught:
                     # Raised below: within the group it would come out as one.
                     error = caught
                 finally:
                     await self._leave(listeners)
                     tasks.cancel_scope.cancel()
         finally:
-            if isinstance(self._address, UnixAddress):
-                _remove(self._address.path)
+            self._remove_socket()
         if error is not None:
             raise error
 
@@ -117,8 +121,16 @@ class Server(anyio.AsyncContextManagerMixin):
         assert isinstance(address, tuple)
         return replace(self._address, host=address[0], port=address[1])
 
+    def _remove_socket(self) -> None:
+        """Remove the Unix socket's file, unless it is another server's by now."""
+        if isinstance(self._address, UnixAddress) and self._socket_id is not None:
+            if _file_id(self._address.path) == self._socket_id:
+                os.unlink(self._address.path)
+            self._socket_id = None
+
     async def _leave(self, listeners: Sequence[SocketListener]) -> None:
         """Stop accepting, and give the sessions their time to end."""
+        self._remove_socket()
         # Shielded, as being cancelled is how a server is usually told to leave.
         with anyio.move_on_after(self._broker.limits.close_timeout, shield=True):
             for listener in listeners:
@@ -248,11 +260,12 @@ def _peer(stream: ByteStream) -> str:
     return "local"
 
 
-def _remove(path: str) -> None:
+def _file_id(path: str) -> tuple[int, int] | None:
     try:
-        os.unlink(path)
+        found = os.stat(path)
     except FileNotFoundError:
-        pass
+        return None
+    return found.st_dev, found.st_ino
 
 
 async def serve(

@@ -185,6 +185,8 @@ class Subscription:
         :raises SubscriptionClosed: if the subscription has ended and nothing is left to read
         :raises ConnectionLost: if the connection was lost and nothing is left to read
         """
+        if self._reader is not None:
+            raise anyio.BusyResourceError("reading from")
         for message in self._ready:
             return message
         if self._take_run():

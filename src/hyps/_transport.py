@@ -9,7 +9,7 @@ import stat
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import anyio
 
@@ -46,7 +46,7 @@ class UnixAddress:
     path: str
 
     def __str__(self) -> str:
-        return f"hyps+unix://{self.path}"
+        return f"hyps+unix://{quote(self.path)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +134,8 @@ async def _connect(
                     # The closing handshake adds nothing to ACKs.
                     tls_standard_compatible=False,
                 )
+    except UnicodeError as error:
+        raise ConnectionRefused(f"no hub at {address}: that is no name of a host") from error
     except OSError as error:
         raise ConnectionRefused(f"no hub at {address}: {_reason(error)}") from error
     except (anyio.BrokenResourceError, anyio.EndOfStream) as error:

@@ -23,7 +23,7 @@ from ._json import Fields, dump
 from .errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from .events import NEED_DATA, Closed, NeedData, PeerError
 from .frames import FIRST_IGNORABLE, VERSION, FrameDecoder, Kind, NotHyps, encode_frame
-from .limits import MAX_PONGS, Limits
+from .limits import MAX_PONGS, MAX_REASON, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -79,6 +79,7 @@ class Endpoint(Generic[_Event]):
         self._slow_send: int | None = None
         self._ping = 0
         self._ping_is_out = False
+        self._pinged_at = 0.0
         self._overdue = False
 
     @property
@@ -203,7 +204,8 @@ class Endpoint(Generic[_Event]):
 
     def _send_error(self, code: str, message: str) -> None:
         versions = [VERSION] if code == ErrorCode.VERSION else None
-        self._output.put(Kind.ERROR, dump(code=code, message=message, versions=versions))
+        body = dump(code=code, message=message[:MAX_REASON], versions=versions)
+        self._output.put(Kind.ERROR, body)
 
     def _close(self) -> None:
         """Enter CLOSED and let go of everything that the connection held."""
@@ -247,8 +249,10 @@ class Endpoint(Generic[_Event]):
         if not self._ping_is_out:
             self._ping += 1
             self._ping_is_out = True
+            self._pinged_at = now
             self._output.put_urgent(encode_frame(Kind.PING, self._ping.to_bytes(8, "big")))
-        return self._judge(now, silent_at + self._heartbeat)
+        # From the PING on: the first tick after a pause may come very late.
+        return self._judge(now, max(silent_at, self._pinged_at) + self._heartbeat)
 
     def _judge(self, now: float, deadline: float) -> float:
         if now < deadline:

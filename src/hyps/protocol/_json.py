@@ -7,11 +7,9 @@ import math
 from typing import Any, Final, NoReturn
 
 from .errors import RemoteProtocolError
-from .limits import MAX_OPENING_FRAME
+from .limits import MAX_NESTING, MAX_OPENING_FRAME
 
 _MISSING: Final = object()
-#: The longest text that a field may have: for names and sentences, and for tokens.
-_MAX_TEXT: Final = 8_192
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -32,6 +30,16 @@ def _float(text: str) -> float:
     return number
 
 
+def _check_nesting(value: object, levels: int) -> None:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        if not levels:
+            raise RecursionError
+        for item in value:
+            _check_nesting(item, levels - 1)
+
+
 _decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
 
 
@@ -47,6 +55,7 @@ class Fields:
             raise RemoteProtocolError(f"{frame}: over {MAX_OPENING_FRAME} bytes", "too_large")
         try:
             found = _decoder.decode(body.decode())
+            _check_nesting(found, MAX_NESTING)
             # A lone surrogate can be written as an escape, and is no text.
             json.dumps(found, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:
@@ -67,16 +76,12 @@ class Fields:
 
     def text(self, key: str) -> str:
         """A text that must be there."""
-        return self._text(key, self._get(key, str, _MISSING))
+        value: str = self._get(key, str, _MISSING)
+        return value
 
     def optional_text(self, key: str) -> str | None:
         """A text, or None if there is none."""
-        value = self._get(key, str, None)
-        return None if value is None else self._text(key, value)
-
-    def _text(self, key: str, value: str) -> str:
-        if len(value) > _MAX_TEXT:
-            raise RemoteProtocolError(f"{self._frame}: {key} is too long")
+        value: str | None = self._get(key, str, None)
         return value
 
     def integer(self, key: str, least: int, most: int) -> int:

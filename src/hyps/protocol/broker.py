@@ -85,10 +85,6 @@ class Outbox(OutputQueue):
     def __bool__(self) -> bool:
         return super().__bool__() or bool(self._gaps)
 
-    def clear(self) -> None:
-        super().clear()
-        self._gaps.clear()
-
 
 class Broker:
     """Routes what is published to the sessions that hold its channel.
@@ -117,7 +113,8 @@ class Broker:
         self._removals = 0
         self._generation = self._make_generation()
 
-    def __len__(self) -> int:
+    @property
+    def channels(self) -> int:
         """How many channels there are."""
         return len(self._channels)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from ._endpoint import Endpoint, State
 from ._json import Fields, dump
 from ._output import OutputQueue
-from ._position import format_position, parse_position
+from ._position import format_position, is_position, parse_position
 from .errors import InvalidChannel, MessageTooLarge, RemoteProtocolError
 from .events import (
     Acked,
@@ -109,6 +109,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         by the hub
     :param on_output: called when there is something to send after there was nothing. It must
         not call this object.
+    :raises ValueError: if the token is too long to be sent
     """
 
     _PEER = "hub"
@@ -136,6 +137,8 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         # known; and where it stood before, if that is to be compared.
         self._joining: dict[bytes, tuple[int, int, bytes]] = {}
         hello = dump(client=client, token=token, features=[])
+        if len(hello) >= MAX_OPENING_FRAME:
+            raise ValueError("the token is too long")
         self._output.put_urgent(PREFACE + encode_frame(Kind.HELLO, hello))
 
     # Operations
@@ -214,11 +217,14 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         :return: the operation's id, whose refusals' indexes are those of the channels; None if
             there were no channels
         :raises InvalidChannel: if a name cannot be a channel's
+        :raises ValueError: if a position is none
         :raises LocalProtocolError: if the state does not allow it
         """
         welcome = self._check_open("subscribe()")
         names = [self._encode_channel(welcome, channel) for channel in channels]
         before = {name.encode(): position for name, position in (positions or {}).items()}
+        if not all(map(is_position, before.values())):
+            raise ValueError("positions are what position() gave")
         chunks = self._chunks(welcome, [pack(name, before.get(name, b"")) for name in names])
         operation = self._put(Kind.SUBSCRIBE, Kind.SUBSCRIBE_ACK, chunks, names)
         if operation is None:

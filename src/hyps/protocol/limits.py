@@ -13,6 +13,12 @@ MIB: Final = 1024 * 1024
 #: a stranger can make the hub buffer. HTTP servers allow header lists of 8 to 64 KiB.
 MAX_OPENING_FRAME: Final = 16_384
 
+#: Characters of a reason that is given to the peer; more is cut off. As JSON they fit.
+MAX_REASON: Final = 1_000
+
+#: Levels of nesting in JSON. What is specified has two.
+MAX_NESTING: Final = 16
+
 #: Bytes of the preface: ``HYPS/`` and a version, with room for versions to come.
 MAX_PREFACE: Final = 16
 

@@ -11,7 +11,7 @@ from .broker import Broker, Channel, Outbox
 from .errors import ErrorCode, RemoteProtocolError
 from .events import Hello, Taken
 from .frames import FrameDecoder, Kind
-from .limits import MAX_OPENING_FRAME, PASS_RECORDS
+from .limits import MAX_OPENING_FRAME, MAX_REASON, PASS_RECORDS
 from .records import decode_channel, pack, scan
 
 if TYPE_CHECKING:
@@ -123,7 +123,8 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         :param reconnect_after: seconds
         """
         if self._state not in (State.DRAINING, State.CLOSED):
-            self._outbox.put(Kind.GOAWAY, dump(reason=reason, reconnect_after=reconnect_after))
+            body = dump(reason=reason[:MAX_REASON], reconnect_after=reconnect_after)
+            self._outbox.put(Kind.GOAWAY, body)
             if self._state is State.OPEN:
                 self._state = State.DRAINING
             else:
@@ -217,6 +218,9 @@ class ServerProtocol(Endpoint[Hello | Taken]):
 
     def _subscribe_one(self, name: bytes, last_position: bytes) -> bytes:
         """Give a code and, if it is ``k``, the channel's position."""
+        channel = self._channels.get(name)
+        if channel is not None:
+            self._outbox.tell_gap(channel)
         if len(name) > self.limits.max_channel:
             return b"n"
         if self._state is State.DRAINING:
@@ -225,12 +229,10 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         # whatever else may stand here is for wires to come.
         if last_position and not is_position(last_position):
             return b"d"
-        channel = self._channels.get(name)
         if channel is None:
             if len(self._channels) >= self.limits.max_channels:
                 return b"d"
             channel = self._channels[name] = self._broker.subscribe(self._outbox, name)
-        self._outbox.tell_gap(channel)
         return b"k" + channel.position
 
     def _unsubscribe(self, data: bytes, position: int, stop: int, name: bytes, count: int) -> bytes:
@@ -256,7 +258,8 @@ class ServerProtocol(Endpoint[Hello | Taken]):
             Kind.HELLO: _on_hello,
             Kind.ERROR: Endpoint._on_error,
         },
-        State.GREETED: {},
+        # A client may give up while it waits.
+        State.GREETED: {Kind.ERROR: Endpoint._on_error},
         State.OPEN: _OPEN,
         State.DRAINING: _OPEN,
     }

@@ -1,0 +1,1 @@
+"""What Hyps costs: by itself without I/O, and beside others over real sockets."""

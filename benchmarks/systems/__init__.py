@@ -1,0 +1,16 @@
+"""The systems that are measured side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from .hyps_hub import HypsHub
+from .redis_server import RedisServer
+
+if TYPE_CHECKING:
+    from .base import System
+
+SYSTEMS: Final[tuple[type[System], ...]] = (HypsHub, RedisServer)
+
+#: The system that is compared with the best of the others.
+OURS: Final = HypsHub.name

@@ -1,0 +1,198 @@
+"""A subscription's buffer: its bounds, what is dropped, and how that is told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+import hyps
+from hyps.protocol import encode
+
+from .helpers import drain, memory_client, numbered, take_data, warned
+from .peers import connected_to_script, raw_client
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from typing import TypeAlias
+
+    Publish: TypeAlias = Callable[[hyps.Client, int], Awaitable[None]]
+
+pytestmark = pytest.mark.anyio
+
+RECORD = len(encode("foo_ch", b"0"))
+
+
+async def one_by_one(client: hyps.Client, count: int) -> None:
+    for channel, data in numbered("foo_ch", count):
+        await client.publish(channel, data)
+
+
+async def at_once(client: hyps.Client, count: int) -> None:
+    await client.publish_many(numbered("foo_ch", count))
+
+
+BOUNDS = [
+    pytest.param({"max_messages": 5}, id="messages"),
+    pytest.param({"max_bytes": 5 * RECORD}, id="bytes"),
+    pytest.param({"max_bytes": 6 * RECORD - 1}, id="bytes that do not fit exactly"),
+    pytest.param({"max_messages": 5, "max_bytes": 5 * RECORD}, id="both"),
+]
+
+
+@pytest.mark.parametrize("publish", [one_by_one, at_once])
+@pytest.mark.parametrize("bounds", BOUNDS)
+@pytest.mark.parametrize("excess", [0, 1, 3])
+async def test_bound(publish: Publish, bounds: dict[str, int], excess: int) -> None:
+    async with memory_client() as client, client.subscribe("foo_ch", **bounds) as subscription:
+        await publish(client, 5 + excess)
+        assert subscription.missed == excess
+        assert await take_data(subscription, 5) == [b"0", b"1", b"2", b"3", b"4"]
+        with pytest.raises(hyps.WouldBlock):
+            subscription.receive_nowait()
+        # There is room again.
+        await client.publish("foo_ch", b"9")
+        assert await take_data(subscription, 1) == [b"9"]
+        assert subscription.missed == excess
+        assert not subscription.missed_unknown
+
+
+@pytest.mark.parametrize("empty", [hyps.Subscription.receive_many, hyps.Subscription.receive_raw])
+async def test_reading_everything_makes_room_for_as_much(
+    empty: Callable[[hyps.Subscription], Awaitable[object]],
+) -> None:
+    async with (
+        memory_client() as client,
+        client.subscribe("foo_ch", max_messages=5) as subscription,
+    ):
+        for _ in range(3):
+            await at_once(client, 5)
+            await empty(subscription)
+        await at_once(client, 5)
+        subscription.receive_nowait()
+        await empty(subscription)
+        await at_once(client, 5)
+        assert subscription.missed == 0
+        assert await take_data(subscription, 5) == [b"0", b"1", b"2", b"3", b"4"]
+
+
+async def test_what_is_read_of_a_run_makes_room() -> None:
+    async with (
+        memory_client() as client,
+        client.subscribe("foo_ch", max_messages=5) as subscription,
+    ):
+        await at_once(client, 5)
+        assert await take_data(subscription, 2) == [b"0", b"1"]
+        await at_once(client, 3)
+        assert subscription.missed == 1
+        assert await take_data(subscription, 5) == [b"2", b"3", b"4", b"0", b"1"]
+
+
+async def test_an_empty_buffer_takes_a_message_of_any_size() -> None:
+    large = bytes(1_000)
+    async with (
+        memory_client() as client,
+        client.subscribe("foo_ch", max_bytes=10) as subscription,
+    ):
+        for _ in range(2):
+            await client.publish("foo_ch", large)
+            # Not a second one.
+            await client.publish("foo_ch", b"")
+            assert await take_data(subscription, 1) == [large]
+        assert subscription.missed == 2
+        # The first of several that come together.
+        await client.publish_many([("foo_ch", large)] * 3)
+        assert await take_data(subscription, 1) == [large]
+        assert subscription.missed == 4
+
+
+async def test_a_neighbour_is_not_affected() -> None:
+    async with memory_client() as client:
+        full = client.subscribe("foo_ch", max_messages=1)
+        async with full, client.subscribe("foo_ch") as roomy:
+            await at_once(client, 100)
+            assert (full.missed, roomy.missed) == (99, 0)
+            assert await take_data(roomy, 100) == [b"%d" % number for number in range(100)]
+            assert await take_data(full, 1) == [b"0"]
+
+
+async def test_losses_are_logged_once_an_episode(caplog: pytest.LogCaptureFixture) -> None:
+    async with memory_client() as client:
+        async with client.subscribe("foo_ch", max_messages=1) as subscription:
+            await at_once(client, 3)
+            await one_by_one(client, 3)
+            # The episode is not over.
+            assert warned(caplog, "hyps.client") == []
+            await subscription.receive()
+            await one_by_one(client, 1)
+            assert [text for text in warned(caplog, "hyps.client") if "5 messages" in text]
+            assert len(warned(caplog, "hyps.client")) == 1
+            await one_by_one(client, 2)
+        # Another one, and it ends with the subscription.
+        assert len(warned(caplog, "hyps.client")) == 2
+        assert "2 messages" in warned(caplog, "hyps.client")[1]
+        assert subscription.missed == 7
+
+
+async def test_without_losses_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async with (
+        memory_client() as client,
+        client.subscribe("foo_ch", max_messages=3) as subscription,
+    ):
+        await at_once(client, 3)
+        await subscription.receive_many()
+    assert warned(caplog, "hyps.client") == []
+
+
+async def test_publishing_in_the_loop_of_a_full_subscription() -> None:
+    async with (
+        memory_client() as client,
+        client.subscribe("foo_ch", max_messages=2) as subscription,
+    ):
+        await at_once(client, 10)
+        read = 0
+        async for _ in subscription:
+            read += 1
+            if read == 50:
+                break
+            # More than there is room for, each time.
+            await at_once(client, 3)
+        assert subscription.missed > 0
+        assert read == 50
+
+
+async def test_what_is_unread_at_the_end_is_neither_lost_nor_missed() -> None:
+    async with memory_client() as client:
+        async with client.subscribe("foo_ch", max_messages=3) as subscription:
+            await at_once(client, 10)
+        found = await drain(subscription)
+        assert len(found) + subscription.missed == 10
+
+
+async def test_losses_at_the_hub_are_counted_by_both() -> None:
+    limits = hyps.Limits(max_buffer=1, max_message=100_000)
+    async with (
+        hyps.Server(port=0, limits=limits) as server,
+        raw_client(server.urls[0]) as raw,
+        hyps.connect(server.urls[0]) as client,
+    ):
+        await raw.subscribe("foo_ch")
+        # More than sockets buffer, to one who does not read.
+        while not server.broker.missed:
+            await client.publish_many([("foo_ch", bytes(90_000))] * 10)
+        await client.publish("foo_ch", b"")
+        [session] = [one for one in server.broker.sessions if one.channels]
+        assert session.missed == server.broker.missed
+        assert server.broker.published == server.broker.delivered + server.broker.missed
+
+
+async def test_gaps_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async with connected_to_script() as (client, session):
+        subscription = await session.enter(client.subscribe("foo_ch"), "foo_ch")
+        await session.gap("foo_ch", b"script:3")
+        await session.gap("foo_ch", b"another:3")
+        await session.deliver("foo_ch", b"4")
+        await take_data(subscription, 1)
+        counted, unknown = warned(caplog, "hyps.client")
+        assert "3 messages" in counted
+        assert "not known how many" in unknown

@@ -1,0 +1,121 @@
+"""The same over TLS, which has no half-close."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+import trustme
+
+import hyps
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="module")
+def hub_context(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+@pytest.fixture(scope="module")
+def client_context(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+@pytest.fixture
+async def tls_url(anyio_backend: object, hub_context: ssl.SSLContext) -> AsyncIterator[str]:
+    limits = hyps.Limits(hello_timeout=0.2)
+    async with hyps.Server(port=0, ssl_context=hub_context, limits=limits) as server:
+        (url,) = server.urls
+        assert url.startswith("hypss://")
+        yield url
+
+
+async def test_messages_arrive(tls_url: str, client_context: ssl.SSLContext) -> None:
+    async with (
+        hyps.connect(tls_url, ssl_context=client_context) as client,
+        client.subscribe("foo_ch") as subscription,
+    ):
+        await client.publish_many(("foo_ch", b"%d" % i * 1000) for i in range(1000))
+        for i in range(1000):
+            assert (await subscription.receive()).data == b"%d" % i * 1000
+
+
+async def test_what_is_queued_at_the_shutdown_is_sent(
+    tls_url: str, client_context: ssl.SSLContext
+) -> None:
+    async with (
+        hyps.connect(tls_url, ssl_context=client_context) as reader,
+        reader.subscribe("foo_ch") as subscription,
+    ):
+        async with hyps.connect(tls_url, ssl_context=client_context) as client:
+            for i in range(100):
+                client.publish_nowait("foo_ch", b"%d" % i)
+        with anyio.fail_after(10):
+            assert [(await subscription.receive()).data for _ in range(100)] == [
+                b"%d" % i for i in range(100)
+            ]
+
+
+async def test_an_untrusted_hub_is_refused(tls_url: str) -> None:
+    with pytest.raises(hyps.ConnectionRefused, match=r"TLS: .*certificate"):
+        await hyps.connect(tls_url).connect()
+
+
+async def test_a_client_without_tls_is_refused(
+    tls_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(hyps.ConnectionRefused):
+        await hyps.connect(tls_url.replace("hypss:", "hyps:")).connect()
+    assert caplog.text.count("refused (tls)") == 1
+
+
+async def test_a_hub_without_tls_is_refused(
+    client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with hyps.Server(port=0) as server:
+        url = server.urls[0].replace("hyps:", "hypss:")
+        with pytest.raises(hyps.ConnectionRefused, match="TLS"):
+            await hyps.connect(url, ssl_context=client_context).connect()
+    assert caplog.text.count("refused (protocol)") == 1
+
+
+async def test_a_peer_that_never_begins_the_handshake_is_closed(
+    tls_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = int(tls_url.rpartition(":")[2])
+    async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+        with anyio.fail_after(10), pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+            await stream.receive()
+    assert caplog.text.count("refused (tls)") == 1
+
+
+async def test_a_hub_that_leaves_says_goodbye(
+    hub_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    async with hyps.Server(port=0, ssl_context=hub_context) as server:
+        client = hyps.connect(server.urls[0], ssl_context=client_context)
+        await client.connect()
+    with pytest.raises(hyps.ConnectionLost, match="leaving"):
+        await client.publish("foo_ch", b"late")
+    await client.shutdown()
+
+
+async def test_tls_is_for_tcp(hub_context: ssl.SSLContext, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Unix"):
+        hyps.Server(uds=tmp_path / "hub.sock", ssl_context=hub_context)

@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import pytest
+from protocol.pair import (
+    Pair,
+    drain,
+    error_fields,
+    expect_violation,
+    open_client,
+    open_server,
+    output,
+    receive,
+    welcome,
+)
+
+from hyps.protocol import (
+    Broker,
+    ClientProtocol,
+    ErrorCode,
+    Kind,
+    Limits,
+    Lost,
+    RemoteProtocolError,
+    ServerProtocol,
+    State,
+    encode,
+    encode_frame,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from protocol.pair import End
+
+LIMITS = Limits(hello_timeout=3, heartbeat=10)
+
+
+def client_of_that_heartbeat() -> ClientProtocol:
+    return open_client(heartbeat=LIMITS.heartbeat)
+
+
+either_end = pytest.mark.parametrize(
+    "open_end", [lambda: open_server(LIMITS), client_of_that_heartbeat], ids=["server", "client"]
+)
+
+
+def pings(end: End) -> list[bytes]:
+    return [body for kind, body in output(end) if kind == Kind.PING]
+
+
+def expect_timeout(end: End) -> None:
+    for _ in range(2):
+        with pytest.raises(RemoteProtocolError) as caught:
+            end.next_event()
+        assert caught.value.code == ErrorCode.TIMEOUT
+    assert error_fields(end)["code"] == "timeout"
+    assert end.state is State.CLOSED
+    assert end.tick(1e9) == math.inf
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ServerProtocol(Broker("boot", LIMITS), session="s"),
+        lambda: ClientProtocol(limits=LIMITS),
+    ],
+    ids=["server", "client"],
+)
+def test_session_must_be_opened_in_time(make: Callable[[], End]) -> None:
+    end = make()
+    end.data_to_send()
+    end.data_to_send()
+    assert end.tick(100) == 103
+    assert end.tick(102.9) == 103
+    # A late tick may be this process' own fault: a read is tried before the end.
+    assert end.tick(103) == 103
+    assert drain(end) == []
+    assert end.tick(103) == math.inf
+    expect_timeout(end)
+
+
+def test_hello_that_is_not_answered_does_not_prolong_the_opening() -> None:
+    pair = Pair(limits=LIMITS, opened=False)
+    assert pair.server.tick(0) == 3
+    pair.send_up()
+    assert receive(pair.server, bytes(pair.up))
+    assert pair.server.state is State.GREETED
+    assert pair.server.tick(2) == 3
+    assert pair.server.tick(3) == 3
+    assert pair.server.tick(3) == math.inf
+    expect_timeout(pair.server)
+
+
+def test_opening_at_the_last_moment_is_in_time() -> None:
+    client = ClientProtocol(limits=LIMITS)
+    assert client.tick(0) == 3
+    assert client.tick(3) == 3
+    receive(client, welcome(heartbeat=10))
+    assert client.tick(3) == 13
+
+
+@either_end
+def test_silence_is_asked_about_and_then_given_up(open_end: Callable[[], End]) -> None:
+    end = open_end()
+    assert end.tick(100) == 110
+    assert end.tick(109) == 110
+    assert pings(end) == []
+    assert end.tick(110) == 120
+    [ping] = pings(end)
+    assert len(ping) == 8
+    # One PING is outstanding.
+    assert end.tick(115) == 120
+    assert pings(end) == []
+    assert end.tick(120) == 120
+    assert drain(end) == []
+    assert end.tick(120) == math.inf
+    expect_timeout(end)
+
+
+@either_end
+def test_answered_ping_is_life_and_the_next_one_differs(open_end: Callable[[], End]) -> None:
+    end = open_end()
+    end.tick(0)
+    end.tick(10)
+    [first] = pings(end)
+    assert receive(end, encode_frame(Kind.PONG, first)) == []
+    assert end.tick(11) == 21
+    assert end.tick(21) == 31
+    [second] = pings(end)
+    assert second != first
+
+
+@either_end
+def test_received_bytes_are_life_even_in_the_middle_of_a_frame(
+    open_end: Callable[[], End],
+) -> None:
+    end = open_end()
+    end.tick(0)
+    ping = encode_frame(Kind.PING, bytes(8))
+    for index in range(len(ping) - 1):
+        assert receive(end, ping[index : index + 1]) == []
+        assert end.tick(9 * index) == 9 * index + 10
+    assert pings(end) == []
+
+
+@either_end
+def test_what_comes_after_a_late_tick_saves_the_connection(open_end: Callable[[], End]) -> None:
+    end = open_end()
+    end.tick(0)
+    end.tick(10)
+    [ping] = pings(end)
+    assert end.tick(1000) == 1000
+    receive(end, encode_frame(Kind.PONG, ping))
+    assert end.tick(1000) == 1010
+    # And the next late tick is a first one again.
+    assert end.tick(1010) == 1020
+    assert end.tick(1020) == 1020
+    assert end.state is State.OPEN
+
+
+@either_end
+def test_late_first_tick_asks_and_gives_time_to_answer(open_end: Callable[[], End]) -> None:
+    end = open_end()
+    end.tick(0)
+    assert end.tick(1000) == 1010
+    assert len(pings(end)) == 1
+    assert end.tick(1010) == 1010
+    assert end.state is State.OPEN
+    assert end.tick(1010) == math.inf
+
+
+@either_end
+def test_slow_output_that_gets_through_is_life(open_end: Callable[[], End]) -> None:
+    end = open_end()
+    end.tick(0)
+    assert end.tick(10) == 20
+    assert end.data_to_send()  # handed to the transport, which takes its time
+    assert end.tick(15) == 20
+    assert end.data_to_send() == b""  # it has been sent
+    assert end.tick(20) == 30
+
+
+@either_end
+def test_output_that_does_not_get_through_is_no_life(open_end: Callable[[], End]) -> None:
+    end = open_end()
+    end.tick(0)
+    end.tick(10)
+    assert end.data_to_send()
+    assert end.tick(15) == 20
+    assert end.tick(20) == 20
+    assert end.tick(20) == math.inf
+    expect_timeout(end)
+
+
+def test_output_that_is_over_at_once_is_no_life() -> None:
+    """A cut cable swallows many sends before it blocks one."""
+    client = client_of_that_heartbeat()
+    client.tick(0)
+    for now in range(1, 20):
+        client.publish("c", b"")
+        assert client.data_to_send()
+        assert client.data_to_send() == b""
+        client.tick(now)
+    assert client.tick(20) == 20
+    assert client.tick(20) == math.inf
+    assert client.next_event() == Lost(range(1, 20))
+    expect_timeout(client)
+
+
+def test_client_uses_the_heartbeat_of_the_hub() -> None:
+    client = ClientProtocol(limits=Limits(heartbeat=1))
+    receive(client, welcome(heartbeat=3600))
+    assert client.tick(0) == 3600
+
+
+def test_heartbeat_goes_on_while_draining() -> None:
+    server = open_server(LIMITS)
+    server.go_away("bye")
+    server.tick(0)
+    assert server.tick(10) == 20
+    assert len(pings(server)) == 1
+
+
+def test_closed_end_wants_no_tick() -> None:
+    server = open_server(LIMITS)
+    server.close()
+    assert server.tick(0) == math.inf
+    assert server.data_to_send() == b""
+
+
+@either_end
+def test_ping_is_answered_with_its_bytes_before_anything_queued(
+    open_end: Callable[[], End],
+) -> None:
+    end = open_end()
+    if isinstance(end, ClientProtocol):
+        end.publish("c", b"")
+    else:
+        end.receive_data(encode_frame(Kind.PUBLISH, encode("c", b"")))
+    receive(end, encode_frame(Kind.PING, b"12345678"))
+    first, second = output(end)
+    assert first == (Kind.PONG, b"12345678")
+    assert second[0] in (Kind.PUBLISH, Kind.PUBLISH_ACK)
+
+
+@either_end
+@pytest.mark.parametrize("body", [b"", b"1234567", b"123456789"])
+@pytest.mark.parametrize("kind", [Kind.PING, Kind.PONG])
+def test_body_of_another_size_is_a_violation(
+    open_end: Callable[[], End], body: bytes, kind: Kind
+) -> None:
+    expect_violation(open_end(), encode_frame(kind, body))
+
+
+@either_end
+def test_pong_that_answers_nothing_is_a_violation(open_end: Callable[[], End]) -> None:
+    expect_violation(open_end(), encode_frame(Kind.PONG, bytes(8)))
+
+
+@either_end
+def test_pong_with_other_bytes_is_a_violation(open_end: Callable[[], End]) -> None:
+    end = open_end()
+    end.tick(0)
+    end.tick(10)
+    [ping] = pings(end)
+    expect_violation(end, encode_frame(Kind.PONG, ping[::-1]))
+
+
+@either_end
+def test_second_pong_to_one_ping_is_a_violation(open_end: Callable[[], End]) -> None:
+    end = open_end()
+    end.tick(0)
+    end.tick(10)
+    [ping] = pings(end)
+    expect_violation(end, encode_frame(Kind.PONG, ping) * 2)

@@ -1,0 +1,469 @@
+"""How operations are answered, and what is wrong with an operation or an answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from protocol.pair import (
+    Pair,
+    connect,
+    expect_violation,
+    open_client,
+    open_server,
+    output,
+    receive,
+)
+
+from hyps.protocol import (
+    Acked,
+    Broker,
+    ClientProtocol,
+    Gap,
+    InvalidChannel,
+    Kind,
+    Lost,
+    Messages,
+    MessageTooLarge,
+    Refusal,
+    Rejected,
+    RemoteProtocolError,
+    Run,
+    Taken,
+    encode,
+    encode_frame,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+MALFORMED = {
+    "no newline": b"\x00\x00\x00\x04abcd",
+    "length of 2": b"\x00\x00\x00\x02\n\n",
+    "last byte": b"\x00\x00\x00\x04a\nbc",
+    "empty channel": b"\x00\x00\x00\x03\nx\n",
+    "not UTF-8": b"\x00\x00\x00\x04\xff\nx\n",
+    "not UTF-8, no message": b"\x00\x00\x00\x03\xff\n\n",
+    "cut off": b"\x00\x00\x00\x05a\nx\n",
+    "cut off in the length": b"\x00\x00",
+}
+
+
+# Operations
+
+
+def test_each_kind_of_operation_is_answered_in_order() -> None:
+    pair = Pair()
+    client = pair.client
+    assert client.subscribe(["a", "b"]) == 1
+    assert client.publish("a", "text") == 2
+    assert client.publish_many([("a", b"1"), ("b", bytearray(b"2")), ("b", b"3")]) == 3
+    assert client.unsubscribe(["b"]) == 4
+    assert client.unanswered == 4
+    assert pair.pump() == [
+        Acked(range(1, 2)),
+        Messages((Run("a", encode("a", "text") + encode("a", b"1"), 2),)),
+        Acked(range(2, 4)),
+        Acked(range(4, 5)),
+    ]
+    assert client.unanswered == client.in_flight == 0
+    assert pair.server_events == [Taken(2), Taken(4), Taken(1)]
+    assert (pair.broker.published, pair.broker.delivered, pair.broker.missed) == (4, 4, 0)
+
+
+def test_operations_without_channels_are_none() -> None:
+    pair = Pair()
+    assert pair.client.subscribe([]) is None
+    assert pair.client.unsubscribe([]) is None
+    assert pair.client.publish_many([]) is None
+    assert pair.client.data_to_send() == b""
+
+
+def test_publish_many_takes_an_iterator_in_parts() -> None:
+    pair = Pair()
+    record = len(encode("c", b"1"))
+    messages = iter([("c", b"1"), ("c", b"2"), ("c", b"3"), ("c", b"4"), ("c", b"5")])
+    assert pair.client.publish_many(messages, max_bytes=1) == 1
+    assert pair.client.publish_many(messages, max_bytes=2 * record) == 2
+    assert pair.client.publish_many(messages, max_bytes=2 * record + 1) == 3
+    assert pair.client.publish_many(messages) is None
+    [(_, body)] = output(pair.client)
+    assert body == b"".join([encode("c", b"%d" % index) for index in range(1, 6)])
+
+
+def test_parts_of_publish_many_count_bytes_over_all_frames() -> None:
+    pair = Pair()
+    messages = iter([("c", bytes(60_000))] * 5)
+    pair.client.publish_many(messages, max_bytes=100_000)
+    assert len(list(messages)) == 3
+
+
+BAD_OPERATIONS: dict[str, tuple[Callable[[ClientProtocol], object], type[Exception]]] = {
+    "empty name": (lambda client: client.publish("", b""), InvalidChannel),
+    "newline": (lambda client: client.subscribe(["a", "b\nc"]), InvalidChannel),
+    "surrogate": (lambda client: client.unsubscribe(["\ud800"]), InvalidChannel),
+    "long name": (lambda client: client.subscribe(["a", "é" * 50 + "x"]), InvalidChannel),
+    "long message": (lambda client: client.publish("c", bytes(1001)), MessageTooLarge),
+    "one of many": (
+        lambda client: client.publish_many([("c", b"x"), ("c", bytes(1001))]),
+        MessageTooLarge,
+    ),
+    "one name of many": (
+        lambda client: client.publish_many([("c", bytes(1000))] * 80 + [("", b"")]),
+        InvalidChannel,
+    ),
+}
+
+
+@pytest.mark.parametrize(("operate", "error"), BAD_OPERATIONS.values(), ids=BAD_OPERATIONS)
+def test_wrong_operation_is_not_begun(
+    operate: Callable[[ClientProtocol], object], error: type[Exception]
+) -> None:
+    client = open_client()
+    with pytest.raises(error):
+        operate(client)
+    assert client.unanswered == 0
+    assert client.data_to_send() == b""
+    assert client.publish("é" * 50, bytes(1000)) == 1
+    assert client.subscribe(["c"]) == 2
+
+
+def test_wrong_type_of_message() -> None:
+    wrong: Any = 7
+    with pytest.raises(TypeError):
+        open_client().publish("c", wrong)
+
+
+def test_subscribing_again_is_harmless_and_answered() -> None:
+    pair = Pair()
+    pair.client.subscribe(["c", "c"])
+    pair.client.publish("c", b"1")
+    pair.client.subscribe(["c"])
+    pair.client.publish("c", b"2")
+    runs = [event.runs[0].records for event in pair.pump() if isinstance(event, Messages)]
+    assert runs == [encode("c", b"1"), encode("c", b"2")]
+    assert pair.server.channels == 1
+    assert pair.client.position("c") == b"boot.0:2"
+
+
+def test_unsubscribing_what_is_not_subscribed_is_acked() -> None:
+    pair = Pair()
+    pair.client.unsubscribe(["c", "c"])
+    assert pair.pump() == [Acked(range(1, 2))]
+
+
+def test_publishing_where_nobody_listens_stores_nothing() -> None:
+    pair = Pair()
+    pair.client.publish("c", b"1")
+    assert pair.pump() == [Acked(range(1, 2))]
+    assert pair.broker.channels == 0
+    assert (pair.broker.published, pair.broker.delivered) == (1, 0)
+
+
+def test_nothing_is_handed_out_between_unsubscribe_and_the_answer_to_the_next_subscribe() -> None:
+    pair = connect(Broker("boot"), "c")
+    other = connect(pair.broker)
+
+    def publish(data: bytes) -> None:
+        other.client.publish("c", data)
+        other.pump()
+
+    pair.client.unsubscribe(["c"])
+    assert pair.client.position("c") is None
+    publish(b"1")  # on its way when the hub takes UNSUBSCRIBE
+    pair.client.subscribe(["c"])
+    publish(b"2")
+    pair.send_up()
+    pair.arrive_up()
+    publish(b"3")
+    assert pair.pump() == [
+        Acked(range(2, 3)),
+        Acked(range(3, 4)),
+        Messages((Run("c", encode("c", b"3"), 1),)),
+    ]
+
+
+def test_answer_to_a_subscribe_before_the_unsubscribe_hands_out_nothing() -> None:
+    pair = Pair()
+    pair.client.subscribe(["c"])
+    pair.client.publish("c", b"1")
+    pair.client.unsubscribe(["c"])
+    pair.client.subscribe(["d"])
+    assert pair.pump() == [Acked(range(n, n + 1)) for n in range(1, 5)]
+    assert pair.client.position("c") is None
+    assert pair.client.position("d") == b"boot.1:0"
+
+
+def test_every_subscriber_gets_the_publishers_own_bytes() -> None:
+    broker = Broker("boot")
+    subscribers = [connect(broker, "c"), connect(broker, "d"), connect(broker, "d", "c")]
+    publisher = connect(broker)
+    publisher.client.publish("c", b"1\n")
+    publisher.pump()
+    run = [Messages((Run("c", encode("c", b"1\n"), 1),))]
+    assert [pair.pump() for pair in subscribers] == [run, [], run]
+    assert (broker.published, broker.delivered) == (1, 2)
+
+
+# Answers that are wrong
+
+
+def client_with_operations() -> ClientProtocol:
+    """Two messages are published, then two channels are subscribed and one is unsubscribed."""
+    client = open_client()
+    client.publish_many([("c", b"1"), ("c", b"2")])
+    client.subscribe(["a", "b"])
+    client.unsubscribe(["c"])
+    client.data_to_send()
+    return client
+
+
+PUBLISHED = encode_frame(Kind.PUBLISH_ACK, b"kk")
+SUBSCRIBED = encode_frame(Kind.SUBSCRIBE_ACK, encode("a", b"kx:0") + encode("b", b"kx:0"))
+
+#: Frames, and how many of the three operations they answer before they go wrong.
+WRONG_ANSWERS: dict[str, tuple[bytes, int]] = {
+    "no codes": (encode_frame(Kind.PUBLISH_ACK, b""), 0),
+    "too many codes": (encode_frame(Kind.PUBLISH_ACK, b"k" * 6), 0),
+    "another kind": (encode_frame(Kind.UNSUBSCRIBE_ACK, b"k"), 0),
+    "another kind, for channels": (SUBSCRIBED, 0),
+    "codes for operations of another kind": (encode_frame(Kind.PUBLISH_ACK, b"kkk"), 1),
+    "refusals for operations of another kind": (encode_frame(Kind.PUBLISH_ACK, b"kdk"), 1),
+    "codes for channels": (PUBLISHED + encode_frame(Kind.UNSUBSCRIBE_ACK, b"k"), 1),
+    "no channels": (PUBLISHED + encode_frame(Kind.SUBSCRIBE_ACK, b""), 1),
+    "another channel": (PUBLISHED + encode_frame(Kind.SUBSCRIBE_ACK, encode("b", b"kx:0")), 1),
+    "no answer for the channel": (
+        PUBLISHED + encode_frame(Kind.SUBSCRIBE_ACK, encode("a", b"")),
+        1,
+    ),
+    "no position": (PUBLISHED + encode_frame(Kind.SUBSCRIBE_ACK, encode("a", b"k")), 1),
+    "cut off": (PUBLISHED + encode_frame(Kind.SUBSCRIBE_ACK, encode("a", b"kx:0")[:-1]), 1),
+    "a channel too many": (
+        PUBLISHED + SUBSCRIBED + encode_frame(Kind.SUBSCRIBE_ACK, encode("a", b"kx:0")),
+        2,
+    ),
+    "a code too many": (PUBLISHED + SUBSCRIBED + encode_frame(Kind.UNSUBSCRIBE_ACK, b"kk"), 2),
+}
+
+
+def answered(events: list[Any]) -> list[int]:
+    """Ids of operations, in the order in which events tell of them."""
+    found: list[int] = []
+    for event in events:
+        if isinstance(event, Acked | Lost):
+            found += event.operations
+        elif isinstance(event, Rejected):
+            found.append(event.operation)
+    return found
+
+
+@pytest.mark.parametrize(("data", "count"), WRONG_ANSWERS.values(), ids=WRONG_ANSWERS)
+def test_wrong_answer_is_a_violation_and_every_operation_is_told_once(
+    data: bytes, count: int
+) -> None:
+    client = client_with_operations()
+    events = expect_violation(client, data)
+    assert answered(events) == [1, 2, 3]
+    assert events[-1] == Lost(range(1 + count, 4))
+    assert client.unanswered == client.in_flight == 0
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [encode_frame(Kind.PUBLISH_ACK, b"k"), encode_frame(Kind.UNSUBSCRIBE_ACK, b"k"), SUBSCRIBED],
+    ids=["publish", "unsubscribe", "subscribe"],
+)
+def test_answer_without_an_operation_is_a_violation(frame: bytes) -> None:
+    assert expect_violation(open_client(), frame) == []
+
+
+def test_answer_to_what_was_not_sent_yet_is_a_violation_and_no_more() -> None:
+    client = open_client()
+    client.subscribe(["a"], {"a": b"x:0"})
+    events = expect_violation(client, encode_frame(Kind.SUBSCRIBE_ACK, encode("a", b"kx:7")))
+    assert events == [Lost(range(1, 2))]
+
+
+@pytest.mark.parametrize(
+    "position",
+    [
+        *[
+            b"",
+            b"x",
+            b"x:",
+            b":1",
+            b"x:01",
+            b"x:-1",
+            b"x: 1",
+            b"x y:1",
+            b"x:y:1",
+            b"x:1\n",
+            b"x\n:1",
+        ],
+        *[b"x" * 33 + b":1", b"\xe9:1", b"\x7f:1", b"x:9223372036854775808", b"x:" + b"9" * 20],
+    ],
+)
+def test_malformed_position_is_a_violation(position: bytes) -> None:
+    client = open_client()
+    client.subscribe(["a"])
+    client.data_to_send()
+    events = expect_violation(
+        client, encode_frame(Kind.SUBSCRIBE_ACK, encode("a", b"k" + position))
+    )
+    assert events == [Lost(range(1, 2))]
+    expect_violation(open_client(), encode_frame(Kind.GAP, encode("a", position)))
+
+
+@pytest.mark.parametrize("position", [b"!:0", b"~" * 32 + b":9223372036854775807"])
+def test_every_position_is_understood(position: bytes) -> None:
+    client = open_client()
+    client.subscribe(["a"])
+    client.data_to_send()
+    assert receive(client, encode_frame(Kind.SUBSCRIBE_ACK, encode("a", b"k" + position)))
+    assert client.position("a") == position
+
+
+@pytest.mark.parametrize("code", [b"d", b"s", b"n", b"u", b"?", b"\x00", b"\xff"])
+def test_any_other_code_is_a_refusal_of_its_record(code: bytes) -> None:
+    client = client_with_operations()
+    assert receive(client, encode_frame(Kind.PUBLISH_ACK, b"k" + code)) == [
+        Rejected(1, (Refusal(1, code),))
+    ]
+    granted, refused = encode("a", b"kx:0"), encode("b", code)
+    assert receive(client, encode_frame(Kind.SUBSCRIBE_ACK, granted + refused)) == [
+        Rejected(2, (Refusal(1, code, "b"),))
+    ]
+    assert client.position("b") is None
+    assert receive(client, encode_frame(Kind.UNSUBSCRIBE_ACK, code)) == [
+        Rejected(3, (Refusal(0, code),))
+    ]
+
+
+def test_answers_may_be_split_and_merged() -> None:
+    client = open_client()
+    for _ in range(3):
+        client.publish_many([("c", b"1"), ("c", b"2")])
+    client.data_to_send()
+    assert receive(client, encode_frame(Kind.PUBLISH_ACK, b"k")) == []
+    assert receive(client, encode_frame(Kind.PUBLISH_ACK, b"dk")) == [
+        Rejected(1, (Refusal(1, b"d"),))
+    ]
+    assert receive(client, encode_frame(Kind.PUBLISH_ACK, b"kkk")) == [Acked(range(2, 4))]
+
+
+def test_acked_and_rejected_come_in_the_order_of_the_operations() -> None:
+    client = open_client()
+    for _ in range(6):
+        client.publish("c", b"")
+    client.data_to_send()
+    assert receive(client, encode_frame(Kind.PUBLISH_ACK, b"kkdkdk")) == [
+        Acked(range(1, 3)),
+        Rejected(3, (Refusal(0, b"d"),)),
+        Acked(range(4, 5)),
+        Rejected(5, (Refusal(0, b"d"),)),
+        Acked(range(6, 7)),
+    ]
+
+
+def test_refused_channel_can_be_subscribed_later() -> None:
+    client = open_client()
+    client.subscribe(["a"])
+    client.subscribe(["a"])
+    client.data_to_send()
+    assert receive(client, encode_frame(Kind.SUBSCRIBE_ACK, encode("a", b"d"))) == [
+        Rejected(1, (Refusal(0, b"d", "a"),))
+    ]
+    messages = encode_frame(Kind.MESSAGES, encode("a", b"1"))
+    assert receive(client, messages) == []
+    granted = encode_frame(Kind.SUBSCRIBE_ACK, encode("a", b"kx:1"))
+    run = Run("a", encode("a", b"1"), 1)
+    assert receive(client, granted + messages) == [Acked(range(2, 3)), Messages((run,))]
+
+
+# Malformed records
+
+
+@pytest.mark.parametrize("bad", MALFORMED.values(), ids=MALFORMED)
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        (Kind.PUBLISH, (Kind.PUBLISH_ACK, b"kk")),
+        (
+            Kind.SUBSCRIBE,
+            (Kind.SUBSCRIBE_ACK, encode("a", b"kboot.0:0") + encode("b", b"kboot.0:0")),
+        ),
+        (Kind.UNSUBSCRIBE, (Kind.UNSUBSCRIBE_ACK, b"kk")),
+    ],
+)
+def test_records_before_a_malformed_one_are_taken_and_answered(
+    bad: bytes, kind: Kind, answer: tuple[int, bytes]
+) -> None:
+    server = open_server()
+    valid = encode("a", b"") + encode("b", b"")
+    server.receive_data(encode_frame(kind, valid + bad + valid))
+    assert server.next_event() == Taken(2)
+    with pytest.raises(RemoteProtocolError):
+        server.next_event()
+    first, (kind_of_last, _) = output(server)
+    assert first == answer
+    assert kind_of_last == Kind.ERROR
+
+
+@pytest.mark.parametrize("bad", MALFORMED.values(), ids=MALFORMED)
+def test_messages_before_a_malformed_one_are_handed_out(bad: bytes) -> None:
+    client = open_client()
+    client.subscribe(["a"])
+    client.data_to_send()
+    receive(client, encode_frame(Kind.SUBSCRIBE_ACK, encode("a", b"kx:0")))
+    record = encode("a", b"1")
+    events = expect_violation(client, encode_frame(Kind.MESSAGES, record + bad + record))
+    assert events == [Messages((Run("a", record, 1),))]
+
+
+@pytest.mark.parametrize("bad", MALFORMED.values(), ids=MALFORMED)
+def test_gaps_before_a_malformed_one_are_handed_out(bad: bytes) -> None:
+    client = open_client()
+    client.subscribe(["a"])
+    client.data_to_send()
+    receive(client, encode_frame(Kind.SUBSCRIBE_ACK, encode("a", b"kx:0")))
+    events = expect_violation(client, encode_frame(Kind.GAP, encode("a", b"x:3") + bad))
+    assert events == [Gap("a", 3, "hub")]
+
+
+@pytest.mark.parametrize("kind", [Kind.PUBLISH, Kind.SUBSCRIBE, Kind.UNSUBSCRIBE])
+def test_hub_takes_no_frame_without_records(kind: Kind) -> None:
+    assert expect_violation(open_server(), encode_frame(kind, b"")) == []
+
+
+@pytest.mark.parametrize("kind", [Kind.MESSAGES, Kind.GAP])
+def test_client_takes_no_frame_without_records(kind: Kind) -> None:
+    assert expect_violation(open_client(), encode_frame(kind, b"")) == []
+
+
+def test_name_that_was_not_checked_is_never_echoed() -> None:
+    server = open_server()
+    server.receive_data(encode_frame(Kind.SUBSCRIBE, encode("a", b"")[:4] + b"\xff\n\n"))
+    with pytest.raises(RemoteProtocolError):
+        server.next_event()
+    assert b"\xff" not in server.data_to_send()
+
+
+@pytest.mark.parametrize("content", [b"x", b"x:-1", b"1", b"x:01"])
+def test_reserved_contents_of_a_subscribe_are_refused(content: bytes) -> None:
+    server = open_server()
+    receive(server, encode_frame(Kind.SUBSCRIBE, encode("a", content) + encode("b", b"x:1")))
+    answers = encode("a", b"d") + encode("b", b"kboot.0:0")
+    assert output(server) == [(Kind.SUBSCRIBE_ACK, answers)]
+    assert server.channels == 1
+
+
+def test_reserved_contents_of_an_unsubscribe_are_refused() -> None:
+    server = open_server()
+    receive(server, encode_frame(Kind.SUBSCRIBE, encode("a", b"") + encode("b", b"")))
+    receive(
+        server,
+        encode_frame(Kind.UNSUBSCRIBE, encode("a", b"x") + encode("b", b"x") + encode("b", b"")),
+    )
+    assert output(server)[-1] == (Kind.UNSUBSCRIBE_ACK, b"ddk")
+    assert server.channels == 1

@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import doctest
+from importlib import import_module
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from protocol import strategies as own
+
+from hyps.protocol import InvalidChannel, MalformedRecord, Message, RecordDecoder, Run
+from hyps.protocol import encode as encode_record
+from hyps.protocol import records as decode_records
+from hyps.protocol.records import RUN_SIZE
+
+VECTOR = b"\x00\x00\x00\x0ffoo_ch\nfoo_msg\n"
+
+MALFORMED = {
+    "nothing in it": b"\x00\x00\x00\x00",
+    "length of 2": b"\x00\x00\x00\x02\n\n",
+    "no newline": b"\x00\x00\x00\x06foobar",
+    "one newline": b"\x00\x00\x00\x04foo\n",
+    "last byte": b"\x00\x00\x00\x08foo\nbar!",
+    "empty channel": b"\x00\x00\x00\x05\nbar\n",
+    "not UTF-8": b"\x00\x00\x00\x06\xff\nbar\n",
+    "a surrogate": b"\x00\x00\x00\x08\xed\xa0\x80\nbar\n",
+}
+#: Malformed where nothing follows, and incomplete where more may follow.
+CUT_OFF = {
+    "in the length": b"\x00\x00\x00",
+    "behind the length": b"\x00\x00\x00\x08",
+    "in the message": b"\x00\x00\x00\x08foo\nbar",
+}
+
+
+def decode(
+    decoder: RecordDecoder, into: list[tuple[str, bytes]] | None = None
+) -> list[tuple[str, bytes]]:
+    """What the runs that are ready hold; with ``into``, those before an error can be seen."""
+    found: list[tuple[str, bytes]] = [] if into is None else into
+    while (run := decoder.next_run()) is not None:
+        assert len(run.messages) == run.count > 0
+        assert run.records == b"".join([encode_record(run.channel, m.data) for m in run.messages])
+        found += [(message.channel, message.data) for message in run.messages]
+    return found
+
+
+def decode_chunks(chunks: list[bytes], max_record: int) -> tuple[list[tuple[str, bytes]], bool]:
+    """Everything before the error, and whether there was one."""
+    decoder = RecordDecoder(max_record)
+    found: list[tuple[str, bytes]] = []
+    for chunk in chunks:
+        decoder.receive_data(chunk)
+        try:
+            decode(decoder, found)
+        except MalformedRecord:
+            decoder.receive_data(VECTOR)
+            with pytest.raises(MalformedRecord):
+                decoder.next_run()
+            return found, True
+    return found, False
+
+
+def test_known_vector() -> None:
+    assert encode_record("foo_ch", b"foo_msg") == VECTOR
+    assert list(decode_records(VECTOR)) == [("foo_ch", b"foo_msg")]
+
+
+def test_examples_in_the_documentation() -> None:
+    # The package's attribute of this name is the function.
+    failures, count = doctest.testmod(import_module("hyps.protocol.records"))
+    assert count > 0
+    assert failures == 0
+
+
+@pytest.mark.parametrize(
+    "data", [b"caf\xc3\xa9", bytearray(b"caf\xc3\xa9"), memoryview(b"caf\xc3\xa9"), "café"]
+)
+def test_text_and_every_kind_of_bytes_is_a_message(data: bytes | str) -> None:
+    assert encode_record("c", data) == encode_record("c", b"caf\xc3\xa9")
+
+
+@pytest.mark.parametrize("channel", ["", "a\nb", "\n", "\ud800"])
+def test_name_that_no_channel_can_have(channel: str) -> None:
+    with pytest.raises(InvalidChannel):
+        encode_record(channel, b"")
+
+
+@pytest.mark.parametrize(("channel", "data"), [(b"bytes", b""), ("c", None), ("c", 7)])
+def test_wrong_type(channel: Any, data: Any) -> None:
+    with pytest.raises(TypeError):
+        encode_record(channel, data)
+
+
+@given(own.messages)
+def test_round_trip(messages: list[tuple[str, bytes]]) -> None:
+    data = b"".join([encode_record(channel, message) for channel, message in messages])
+    assert list(decode_records(data)) == messages
+
+
+@given(own.messages, st.data())
+def test_any_split_gives_the_same_records(
+    messages: list[tuple[str, bytes]], draw: st.DataObject
+) -> None:
+    data = b"".join([encode_record(channel, message) for channel, message in messages])
+    largest = max([len(encode_record(*message)) for message in messages], default=1)
+    for chunks in (own.bytewise(data), draw.draw(own.splits(data))):
+        assert decode_chunks(chunks, largest) == (messages, False)
+
+
+@given(own.messages, st.data())
+def test_any_split_of_mutated_records_gives_the_same_records_and_the_same_verdict(
+    messages: list[tuple[str, bytes]], draw: st.DataObject
+) -> None:
+    data = b"".join([encode_record(channel, message) for channel, message in messages])
+    data = draw.draw(own.mutations(data))
+    max_record = draw.draw(st.integers(7, 30))
+    whole = decode_chunks([data], max_record)
+    for chunks in (own.bytewise(data), draw.draw(own.splits(data))):
+        assert decode_chunks(chunks, max_record) == whole
+
+
+@given(st.binary())
+@example(b"\xff" * 10)
+def test_junk_is_malformed_or_nothing_else(data: bytes) -> None:
+    decode_chunks([data], 1000)
+    try:
+        found = list(decode_records(data))
+    except MalformedRecord:
+        return
+    assert b"".join([encode_record(*message) for message in found]) == data
+
+
+@pytest.mark.parametrize("before", [b"", VECTOR, VECTOR * 3, encode_record("foo", b"")])
+@pytest.mark.parametrize("bad", MALFORMED.values(), ids=MALFORMED)
+def test_malformed_record_is_told_after_the_valid_ones_before_it(before: bytes, bad: bytes) -> None:
+    valid = list(decode_records(before))
+    assert decode_chunks([before + bad + VECTOR], 1000) == (valid, True)
+    found = decode_records(before + bad + VECTOR)
+    assert [next(found) for _ in valid] == valid
+    with pytest.raises(MalformedRecord):
+        next(found)
+
+
+@pytest.mark.parametrize("before", [b"", VECTOR, encode_record("foo", b"")])
+@pytest.mark.parametrize("cut", CUT_OFF.values(), ids=CUT_OFF)
+def test_record_that_is_cut_off(before: bytes, cut: bytes) -> None:
+    found = decode_records(before + cut)
+    assert [next(found) for _ in decode_records(before)] == list(decode_records(before))
+    with pytest.raises(MalformedRecord):
+        next(found)
+
+    decoder = RecordDecoder(1000)
+    decoder.receive_data(before + cut)
+    assert decode(decoder) == list(decode_records(before))
+    assert decoder.buffered == len(cut)
+
+
+def test_nothing_is_buffered_between_records() -> None:
+    decoder = RecordDecoder(1000)
+    decoder.receive_data(VECTOR)
+    assert decoder.buffered == 0
+
+
+def test_neighbours_of_one_channel_are_one_run() -> None:
+    decoder = RecordDecoder(1000)
+    first = encode_record("a", b"1") + encode_record("a", b"two\n") + encode_record("a", b"")
+    decoder.receive_data(first + encode_record("ab", b"3") + encode_record("a", b"4"))
+    assert [decoder.next_run() for _ in range(4)] == [
+        Run("a", first, 3),
+        Run("ab", encode_record("ab", b"3"), 1),
+        Run("a", encode_record("a", b"4"), 1),
+        None,
+    ]
+
+
+def test_run_has_a_bound() -> None:
+    decoder = RecordDecoder(100)
+    record = encode_record("a", b"12345")
+    most = -(-RUN_SIZE // len(record))
+    decoder.receive_data(record * (most + 1))
+    assert [run.count for run in (decoder.next_run(), decoder.next_run()) if run] == [most, 1]
+
+
+@pytest.mark.parametrize("before", [b"", encode_record("c", b""), encode_record("d", b"")])
+class TestLargestRecord:
+    largest = encode_record("c", b"12345")
+
+    def test_is_taken(self, before: bytes) -> None:
+        decoder = RecordDecoder(len(self.largest))
+        decoder.receive_data(before + self.largest)
+        assert decode(decoder) == [*decode_records(before), ("c", b"12345")]
+
+    def test_larger_one_is_refused_behind_the_valid_ones(self, before: bytes) -> None:
+        chunks = [before + encode_record("c", b"123456")]
+        assert decode_chunks(chunks, len(self.largest)) == (list(decode_records(before)), True)
+
+    @pytest.mark.parametrize("length", [len(largest) + 1 - 4, 2**32 - 1])
+    def test_larger_one_is_refused_at_its_length(self, before: bytes, length: int) -> None:
+        chunks = [before + length.to_bytes(4, "big")]
+        assert decode_chunks(chunks, len(self.largest)) == (list(decode_records(before)), True)
+
+
+@given(st.lists(st.binary(max_size=5), min_size=2), st.data())
+def test_split_of_a_run(messages: list[bytes], draw: st.DataObject) -> None:
+    decoder = RecordDecoder(100)
+    decoder.receive_data(b"".join([encode_record("c", message) for message in messages]))
+    run = decoder.next_run()
+    assert run is not None
+    count = draw.draw(st.integers(1, len(messages) - 1))
+    parts = run.split(count)
+    assert [part.count for part in parts] == [count, len(messages) - count]
+    assert [part.channel for part in parts] == ["c", "c"]
+    assert [message.data for part in parts for message in part.messages] == messages
+    assert b"".join([part.records for part in parts]) == run.records
+
+
+def test_messages_of_a_run_are_made_once() -> None:
+    run = Run("foo_ch", VECTOR, 1)
+    assert run.messages == [Message("foo_ch", b"foo_msg")]
+    assert run.messages is run.messages
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (Message("a", b"1"), Message("a", b"2"), Message("b", b"1"), ("a", b"1")),
+        (
+            Run("a", encode_record("a", b"1"), 1),
+            Run("a", encode_record("a", b"2"), 1),
+            Run("b", encode_record("b", b"1"), 1),
+            encode_record("a", b"1"),
+        ),
+    ],
+    ids=["Message", "Run"],
+)
+def test_equal_are_those_with_equal_contents(values: tuple[object, ...]) -> None:
+    for first, second in pairwise(values):
+        assert first != second
+        assert second != first
+    assert eval(repr(values[0])) == values[0]
+
+
+def test_message_is_hashable_and_matches() -> None:
+    assert {Message("a", b"1"), Message("a", b"1")} == {Message("a", b"1")}
+    match Message("a", b"1"):
+        case Message(channel, data):
+            assert (channel, data) == ("a", b"1")
+
+
+def test_run_is_not_hashable() -> None:
+    with pytest.raises(TypeError):
+        hash(Run("foo_ch", VECTOR, 1))
