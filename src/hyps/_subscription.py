@@ -80,6 +80,7 @@ class Subscription:
             await connection.join(self, self._first_channels)
         except BaseException:
             connection.forget(self)
+            self.end(None)
             raise
         return self
 
