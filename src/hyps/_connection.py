@@ -518,8 +518,8 @@ class Connection:
         if not gone or not self.is_open:
             return None
         operation = self._check_open().unsubscribe(gone)
-        if operation is not None:
-            self._last_operation = operation
+        assert operation is not None
+        self._last_operation = operation
         return operation
 
     async def leave_and_wait(self, subscription: Subscription, channels: Iterable[str]) -> None:

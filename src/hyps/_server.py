@@ -62,6 +62,10 @@ class Server(anyio.AsyncContextManagerMixin):
         ssl_context: ssl.SSLContext | None = None,
         limits: Limits | None = None,
     ) -> None:
+        if token == "":
+            raise ValueError("an empty token would let everybody in")
+        if not 0 <= port <= 65_535:
+            raise ValueError(f"port must be between 0 and 65535, not {port}")
         self._address: TCPAddress | UnixAddress
         if uds is None:
             self._address = TCPAddress(host, port, tls=ssl_context is not None)
@@ -251,10 +255,7 @@ class _Session:
 
 
 def _peer(stream: ByteStream) -> str:
-    try:
-        address = stream.extra(SocketAttribute.remote_address, None)
-    except OSError:
-        return "gone already"
+    address = stream.extra(SocketAttribute.remote_address, None)
     if isinstance(address, tuple):
         return f"{address[0]}:{address[1]}"
     return "local"

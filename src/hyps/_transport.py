@@ -120,20 +120,18 @@ async def _connect(
     address: TCPAddress | UnixAddress, ssl_context: ssl.SSLContext | None
 ) -> ByteStream:
     try:
-        match address:
-            case UnixAddress(path):
-                return await anyio.connect_unix(path)
-            case TCPAddress(host, port, False):
-                return await anyio.connect_tcp(host, port)
-            case TCPAddress(host, port):
-                return await anyio.connect_tcp(
-                    host,
-                    port,
-                    tls=True,
-                    ssl_context=ssl_context,
-                    # The closing handshake adds nothing to ACKs.
-                    tls_standard_compatible=False,
-                )
+        if isinstance(address, UnixAddress):
+            return await anyio.connect_unix(address.path)
+        if not address.tls:
+            return await anyio.connect_tcp(address.host, address.port)
+        return await anyio.connect_tcp(
+            address.host,
+            address.port,
+            tls=True,
+            ssl_context=ssl_context,
+            # The closing handshake adds nothing to ACKs.
+            tls_standard_compatible=False,
+        )
     except UnicodeError as error:
         raise ConnectionRefused(f"no hub at {address}: that is no name of a host") from error
     except OSError as error:
@@ -148,14 +146,14 @@ async def listen(address: TCPAddress | UnixAddress) -> Sequence[SocketListener]:
     :raises CannotListen: if the address is in use or is not this machine's
     """
     try:
-        match address:
-            case TCPAddress(host, port, _):
-                multi = await anyio.create_tcp_listener(local_host=host, local_port=port)
-                # Typed as listeners of anything by AnyIO.
-                return cast("Sequence[SocketListener]", multi.listeners)
-            case UnixAddress(path):
-                await _remove_stale_socket(path)
-                return [await anyio.create_unix_listener(path)]
+        if isinstance(address, UnixAddress):
+            await _remove_stale_socket(address.path)
+            return [await anyio.create_unix_listener(address.path)]
+        multi = await anyio.create_tcp_listener(local_host=address.host, local_port=address.port)
+        # Typed as listeners of anything by AnyIO.
+        return cast("Sequence[SocketListener]", multi.listeners)
+    except UnicodeError as error:
+        raise CannotListen(f"cannot listen at {address}: that is no name of a host") from error
     except OSError as error:
         raise CannotListen(f"cannot listen at {address}: {_reason(error)}") from error
 
@@ -164,7 +162,7 @@ async def _remove_stale_socket(path: str) -> None:
     """Remove a socket that nobody listens at; AnyIO would remove any."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise FileExistsError(errno.EEXIST, "the file exists and is no socket")
+            raise CannotListen(f"cannot listen at {path}: the file exists and is no socket")
         stream = await anyio.connect_unix(path)
     except FileNotFoundError:
         return

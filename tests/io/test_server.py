@@ -350,3 +350,11 @@ async def test_the_hub_says_who_came_and_went(
 
 def server_log(caplog: pytest.LogCaptureFixture) -> list[str]:
     return logged(caplog, "hyps.server", logging.DEBUG)
+
+
+def test_what_a_server_cannot_be() -> None:
+    with pytest.raises(ValueError, match="token"):
+        hyps.Server(token="")
+    for port in (-1, 65_536):
+        with pytest.raises(ValueError, match="port"):
+            hyps.Server(port=port)
