@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from ._errors import ConnectionRefused as ConnectionRefused
     from ._errors import InvalidURL as InvalidURL
     from ._errors import SubscriptionClosed as SubscriptionClosed
+    from ._errors import SubscriptionOverflow as SubscriptionOverflow
     from ._errors import WouldBlock as WouldBlock
     from ._server import Server as Server
     from ._server import serve as serve
     from ._subscription import Subscription as Subscription
+    from .protocol import Gap as Gap
     from .protocol import HypsError as HypsError
     from .protocol import InvalidChannel as InvalidChannel
     from .protocol import Limits as Limits
@@ -39,6 +41,7 @@ __all__ = (
     "Client",
     "ConnectionLost",
     "ConnectionRefused",
+    "Gap",
     "HypsError",
     "InvalidChannel",
     "InvalidURL",
@@ -50,6 +53,7 @@ __all__ = (
     "Server",
     "Subscription",
     "SubscriptionClosed",
+    "SubscriptionOverflow",
     "Unavailable",
     "WouldBlock",
     "__version__",
@@ -66,11 +70,13 @@ _HOMES = {
         "ConnectionRefused",
         "InvalidURL",
         "SubscriptionClosed",
+        "SubscriptionOverflow",
         "WouldBlock",
     ),
     "_server": ("Server", "serve"),
     "_subscription": ("Subscription",),
     "protocol": (
+        "Gap",
         "HypsError",
         "InvalidChannel",
         "Limits",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, Literal, NoReturn, overload
 
 from ._connection import Connection
 from ._errors import ConnectionLost
 from ._subscription import Subscription
 from ._transport import parse_url
-from .protocol import Limits
+from .protocol import Gap, Limits, Message
 
 if TYPE_CHECKING:
     import ssl
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
+    from ._buffer import Overflow
     from .protocol.client import Data
 
 DEFAULT_URL: Final = "hyps://127.0.0.1:8787"
@@ -177,12 +178,34 @@ class Client:
         """
         await self._get_connection().flush()
 
+    @overload
     def subscribe(
         self,
         *channels: str,
+        gaps: Literal[False] = False,
+        overflow: Overflow = "drop_newest",
         max_messages: int = DEFAULT_MAX_MESSAGES,
         max_bytes: int = DEFAULT_MAX_BYTES,
-    ) -> Subscription:
+    ) -> Subscription[Message]: ...
+
+    @overload
+    def subscribe(
+        self,
+        *channels: str,
+        gaps: Literal[True],
+        overflow: Overflow = "drop_newest",
+        max_messages: int = DEFAULT_MAX_MESSAGES,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+    ) -> Subscription[Message | Gap]: ...
+
+    def subscribe(
+        self,
+        *channels: str,
+        gaps: bool = False,
+        overflow: Overflow = "drop_newest",
+        max_messages: int = DEFAULT_MAX_MESSAGES,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+    ) -> Subscription[Message] | Subscription[Message | Gap]:
         """Make a subscription; entering it subscribes the channels.
 
         Entering returns when the hub has ACKed. It is all of the channels or, if it raises or is
@@ -190,12 +213,26 @@ class Client:
         async generator.
 
         :param channels: their names; none, and more later, are fine
+        :param gaps: yield a :class:`Gap` in the place of messages that were missed. If not they are
+            only counted and logged.
+        :param overflow: what happens when a message finds the buffer full. With ``"drop_newest"``
+            it is missed; with ``"drop_oldest"`` the oldest are, to make room; with ``"latest"`` the
+            buffer holds one message of each channel, the newest; with ``"close"`` the subscription
+            ends there, and raises :class:`SubscriptionOverflow` when what it has was read.
         :param max_messages: messages that the buffer holds
         :param max_bytes: bytes that the buffer holds, as records. An empty buffer takes a message
             of any size.
         :return: an async context manager and iterator
+        :raises ValueError: if there is no such policy, or a bound is not positive
         """
-        return Subscription(self._get_connection, channels, max_messages, max_bytes)
+        return Subscription(
+            self._get_connection,
+            channels,
+            gaps=gaps,
+            overflow=overflow,
+            max_messages=max_messages,
+            max_bytes=max_bytes,
+        )
 
 
 def connect(

@@ -7,18 +7,20 @@ waiting; users wait only for an answer, for room, or for the connection to open 
 
 from __future__ import annotations
 
-from bisect import insort
-from collections import deque
 from functools import partial
-from operator import attrgetter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ._backend import Waiter, spawn, waiter_type
-from ._errors import AuthenticationFailed, ConnectionLost, ConnectionRefused, WouldBlock
-from ._pump import Pump
+from ._backend import spawn, waiter_type
+from ._errors import (
+    AuthenticationFailed,
+    ConnectionLost,
+    ConnectionRefused,
+    SubscriptionOverflow,
+)
+from ._link import Link
 from ._transport import Address, dial
 from ._version import __version__
 from .protocol import (
@@ -30,6 +32,7 @@ from .protocol import (
     GoingAway,
     HypsError,
     Limits,
+    Message,
     Messages,
     PeerError,
     Refusal,
@@ -37,50 +40,17 @@ from .protocol import (
     RemoteProtocolError,
     Welcome,
 )
-from .protocol.limits import FRAME_SIZE
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterable
 
+    from ._link import ErrorFactory
     from ._subscription import Subscription
     from .protocol import ClientEvent, ServerEvent
     from .protocol.client import Data
 
-    #: Makes an error anew for each task that it is raised in.
-    ErrorFactory = Callable[[], HypsError]
-
-
-class _Answer:
-    """The answer to an operation, which comes after those to all operations before it.
-
-    :param operation: its id
-    :param waiter: what its task waits for
-    :param is_own: the one who waits began the operation, and is told if it is refused
-    """
-
-    __slots__ = ("_waiter", "error", "is_here", "is_own", "operation")
-
-    def __init__(self, operation: int, waiter: Waiter, *, is_own: bool) -> None:
-        self.operation = operation
-        self.is_own = is_own
-        self.is_here = False
-        self.error: ErrorFactory | None = None
-        self._waiter = waiter
-
-    def come(self, error: ErrorFactory | None) -> None:
-        self.is_here = True
-        self.error = error
-        self._waiter.set()
-
-    async def wait(self) -> None:
-        """Wait for it; its error is raised."""
-        await self._waiter.wait()
-        if self.error is not None:
-            raise self.error()
-
-
-_by_operation: Final = attrgetter("operation")
+    AnySubscription = Subscription[Message] | Subscription[Message | Gap]
 
 
 class _Route:
@@ -91,7 +61,7 @@ class _Route:
     def __init__(self) -> None:
         #: The subscriptions, and for each how many calls wait to be told that it has the channel.
         #: When one of them was told it is 0: what becomes of the others changes nothing.
-        self.claims: dict[Subscription, int] = {}
+        self.claims: dict[AnySubscription, int] = {}
         #: The id of its SUBSCRIBE.
         self.operation = 0
         #: Why the hub refused it, if it did.
@@ -121,12 +91,13 @@ class Connection:
         limits: Limits,
     ) -> None:
         self._address = address
+        self._hub = f"the hub at {address}"
         self._token = token
         self._ssl_context = ssl_context
         self._limits = limits
         #: Makes what one task waits for.
         self.new_waiter = waiter_type()
-        self._pump: Pump[ClientProtocol] | None = None
+        self._link: Link | None = None
         self._scope = anyio.CancelScope()
         # Set when the hub has welcomed this client, or when it is clear that it will not.
         self._decided = anyio.Event()
@@ -135,17 +106,10 @@ class Connection:
         self._openers = 0
         # Why nothing new can be begun.
         self._over: ErrorFactory | None = None
-        # Those who wait, in the order of the operations.
-        self._answers: deque[_Answer] = deque()
-        self._answered = 0
-        self._last_operation = 0
-        self._room: deque[Waiter] = deque()
-        # The first error that nobody was there to be told.
-        self._unheard: ErrorFactory | None = None
         self._routes: dict[str, _Route] = {}
         # By the id of their SUBSCRIBE, the routes that wait for its answer.
         self._joining: dict[int, dict[str, _Route]] = {}
-        self._subscriptions: dict[Subscription, None] = {}
+        self._subscriptions: dict[AnySubscription, None] = {}
 
     # Lifetime
 
@@ -188,27 +152,31 @@ class Connection:
         """Send what is queued, end every iteration, and close, all in bounded time."""
         self._begin_nothing_new(partial(ConnectionLost, "the client was shut down"))
         self._end_subscriptions(None)
-        if self._is_welcome and self._pump is not None:
-            self._pump.close()
+        if self._is_welcome and self._link is not None:
+            self._link.close()
         else:
             self._scope.cancel()
 
     async def _run(self) -> None:
         # The root. Everything that happens to the connection happens below it, and nothing that
         # happens there may come out: there is nobody above.
-        error: HypsError | None = None
+        kind: type[HypsError] | None = None
+        text = f"the connection to {self._address} has ended"
         try:
             with self._scope:
                 async with dial(self._address, self._ssl_context) as stream:
-                    self._pump = Pump(stream, self._make_protocol)
-                    await self._pump.run(self._on_event, self._on_violation, self._let_in)
+                    self._link = Link(stream, self._make_protocol)
+                    broken = await self._link.run(self._on_event, self._on_violation)
+                if broken is not None:
+                    text = f"the connection to {self._address} broke: {broken}"
         except HypsError as caught:
-            error = caught
+            kind, text = type(caught), str(caught)
         except Exception as caught:
             # A defect of this client. Users see what it means for them.
-            error = ConnectionLost(f"internal error: {caught!r}")
+            text = f"internal error: {caught!r}"
         finally:
-            self._on_end(error)
+            self._drop(kind or self._loss, text)
+            self._ended.set()
 
     def _make_protocol(self, on_output: Callable[[], None]) -> ClientProtocol:
         return ClientProtocol(
@@ -218,34 +186,24 @@ class Connection:
             on_output=on_output,
         )
 
-    def _on_end(self, error: HypsError | None) -> None:
-        if error is not None:
-            self._drop(type(error), str(error))
-        elif self._pump is not None and self._pump.broken is not None:
-            self._lose(f"the connection to {self._address} broke: {self._pump.broken}")
-        else:
-            self._lose(f"the connection to {self._address} has ended")
-        self._ended.set()
-
-    def _lose(self, text: str) -> None:
-        self._drop(ConnectionLost if self._is_welcome else ConnectionRefused, text)
+    @property
+    def _loss(self) -> type[HypsError]:
+        return ConnectionLost if self._is_welcome else ConnectionRefused
 
     def _drop(self, kind: type[HypsError], text: str) -> None:
         """End everything that the connection carried. The first reason for it stays."""
         error = self._begin_nothing_new(partial(kind, text))
         self._end_subscriptions(error)
-        if self._last_operation > self._answered and self._unheard is None:
-            self._unheard = error
-        while self._answers:
-            self._answers.popleft().come(error)
+        if self._link is not None:
+            self._link.drop(error)
 
     def _begin_nothing_new(self, error: ErrorFactory) -> ErrorFactory:
         """Note why, unless it is known already; gives the reason that stays."""
         if self._over is None:
             self._over = error
         self._decided.set()
-        while self._room:
-            self._room.popleft().set()
+        if self._link is not None:
+            self._link.end(self._over)
         return self._over
 
     def _end_subscriptions(self, error: ErrorFactory | None) -> None:
@@ -263,62 +221,43 @@ class Connection:
                 for run in runs:
                     route = routes.get(run.channel)
                     if route is not None:
-                        for subscription in route.claims:
-                            subscription.deliver(run)
+                        full = [each for each in route.claims if each.deliver(run)]
+                        if full:
+                            self._end_full(full)
             case Acked(operations):
-                self._on_answered(operations.stop)
-            case Rejected():
-                self._on_rejected(event)
-            case Gap(channel, missed):
+                while self._joining and next(iter(self._joining)) < operations.stop:
+                    del self._joining[next(iter(self._joining))]
+            case Rejected(operation, refusals):
+                joining = self._joining.pop(operation, {})
+                for refusal in refusals:
+                    self._refuse_route(joining, refusal)
+            case Gap(channel):
                 route = self._routes.get(channel)
                 if route is not None:
                     for subscription in route.claims:
-                        subscription.miss(missed)
+                        subscription.miss(event)
             case Welcome():
                 self._is_welcome = True
                 self._decided.set()
             case GoingAway(reason):
-                kind = ConnectionLost if self._is_welcome else ConnectionRefused
-                text = f"the hub at {self._address} is leaving: {reason}"
-                self._begin_nothing_new(partial(kind, text))
+                self._begin_nothing_new(partial(self._loss, f"{self._hub} is leaving: {reason}"))
             case PeerError(ErrorCode.AUTH, text):
-                self._drop(AuthenticationFailed, f"the hub at {self._address}: {text}")
+                self._drop(AuthenticationFailed, f"{self._hub}: {text}")
             case PeerError(code, text):
-                self._lose(f"the hub at {self._address} refused ({code}): {text}")
+                self._drop(self._loss, f"{self._hub} refused ({code}): {text}")
             case Closed():
-                self._lose(f"the hub at {self._address} closed the connection")
+                self._drop(self._loss, f"{self._hub} closed the connection")
+
+    def _end_full(self, subscriptions: Iterable[AnySubscription]) -> None:
+        for subscription in subscriptions:
+            self.forget(subscription)
+            subscription.end(partial(SubscriptionOverflow, "the subscription's buffer was full"))
 
     def _on_violation(self, error: RemoteProtocolError) -> None:
         if self._is_welcome:
-            self._lose(f"the hub at {self._address}: {error}")
+            self._drop(ConnectionLost, f"{self._hub}: {error}")
         else:
-            self._lose(f"{self._address} does not speak Hyps: {error}")
-
-    def _on_answered(self, stop: int) -> None:
-        self._answered = stop - 1
-        while self._joining and next(iter(self._joining)) < stop:
-            del self._joining[next(iter(self._joining))]
-        answers = self._answers
-        while answers and answers[0].operation < stop:
-            answers.popleft().come(None)
-
-    def _on_rejected(self, event: Rejected) -> None:
-        self._on_answered(event.operation)
-        self._answered = event.operation
-        error = event.refusals[0].error
-        is_heard = False
-        joining = self._joining.pop(event.operation, None)
-        if joining is not None:
-            is_heard = True
-            for refusal in event.refusals:
-                self._refuse_route(joining, refusal)
-        answers = self._answers
-        while answers and answers[0].operation == event.operation:
-            answer = answers.popleft()
-            is_heard = is_heard or answer.is_own
-            answer.come(error if answer.is_own else None)
-        if not is_heard and self._unheard is None:
-            self._unheard = error
+            self._drop(ConnectionRefused, f"{self._address} does not speak Hyps: {error}")
 
     def _refuse_route(self, joining: dict[str, _Route], refusal: Refusal) -> None:
         route = joining.get(refusal.channel or "")
@@ -335,152 +274,52 @@ class Connection:
 
     # Operations
 
-    def _check_open(self) -> ClientProtocol:
+    def _check_open(self) -> Link:
         if self._over is not None:
             raise self._over()
-        if self._pump is None or not self._is_welcome:
+        if self._link is None or not self._is_welcome:
             raise ConnectionLost("the client is not connected")
-        return self._pump.protocol
-
-    def _expect(self, operation: int, *, is_own: bool) -> _Answer:
-        answer = _Answer(operation, self.new_waiter(), is_own=is_own)
-        if self._answers and self._answers[-1].operation > operation:
-            insort(self._answers, answer, key=_by_operation)
-        else:
-            self._answers.append(answer)
-        return answer
+        return self._link
 
     async def publish(self, channel: str, data: Data) -> None:
-        protocol = self._check_open()
-        if self._room or protocol.backlog >= self._limits.max_backlog:
-            protocol = await self._wait_for_room()
-        try:
-            self._last_operation = operation = protocol.publish(channel, data)
-        finally:
-            self._let_in()
-        await self._wait_for_answers([self._expect(operation, is_own=True)])
+        await self._check_open().publish(channel, data)
 
     def publish_nowait(self, channel: str, data: Data) -> None:
-        protocol = self._check_open()
-        if self._room or protocol.backlog >= self._limits.max_backlog:
-            raise WouldBlock("the hub is not reading as fast as this client publishes")
-        self._last_operation = protocol.publish(channel, data)
+        self._check_open().publish_nowait(channel, data)
 
     async def publish_many(self, messages: Iterable[tuple[str, Data]]) -> None:
-        await checkpoint()
-        iterator = iter(messages)
-        answers: deque[_Answer] = deque()
-        error: Exception | None = None
-        try:
-            while not (answers and answers[0].error):
-                protocol = self._check_open()
-                if self._room or protocol.backlog >= self._limits.max_backlog:
-                    protocol = await self._wait_for_room()
-                try:
-                    operation = protocol.publish_many(iterator, max_bytes=FRAME_SIZE)
-                finally:
-                    self._let_in()
-                if operation is None:
-                    break
-                self._last_operation = operation
-                answers.append(self._expect(operation, is_own=True))
-                while answers and answers[0].is_here and not answers[0].error:
-                    answers.popleft()
-                # The writer sends this batch while the next one is made.
-                await checkpoint()
-        except anyio.get_cancelled_exc_class():
-            self._abandon(answers)
-            raise
-        except Exception as caught:
-            # A message is wrong, the iterable failed, or the connection is lost. The answers that
-            # are due come first, as they are about what came before.
-            error = caught
-        await self._wait_for_answers(answers)
-        if error is not None:
-            raise error
-
-    async def _wait_for_answers(self, answers: Iterable[_Answer]) -> None:
-        """Wait for answers, and raise the first error among them when all are here."""
-        error: HypsError | None = None
-        try:
-            for answer in answers:
-                try:
-                    await answer.wait()
-                except HypsError as caught:
-                    error = error or caught
-        except BaseException:
-            self._abandon(answers)
-            raise
-        if error is not None:
-            raise error
-
-    def _abandon(self, answers: Iterable[_Answer]) -> None:
-        """Let :meth:`flush` tell what is refused: who asked has been cancelled."""
-        for answer in answers:
-            answer.is_own = False
-            if answer.is_here and self._unheard is None:
-                self._unheard = answer.error
+        await self._check_open().publish_many(messages)
 
     async def flush(self) -> None:
-        """Wait until all operations so far are answered, and raise what nobody was told yet."""
-        if self._last_operation > self._answered:
+        if self._link is None:
             self._check_open()
-            await self._expect(self._last_operation, is_own=False).wait()
         else:
-            await checkpoint()
-        if self._unheard is not None:
-            error, self._unheard = self._unheard, None
-            raise error()
-        self._check_open()
-
-    # Room to publish
-
-    async def _wait_for_room(self) -> ClientProtocol:
-        waiter = self.new_waiter()
-        self._room.append(waiter)
-        try:
-            await waiter.wait()
-        except BaseException:
-            if waiter in self._room:
-                self._room.remove(waiter)
-            else:
-                self._let_in()
-            raise
-        return self._check_open()
-
-    def _let_in(self) -> None:
-        """Let the first of those who wait for room go on, if there is room."""
-        if self._room and self._check_open().backlog < self._limits.max_backlog:
-            self._room.popleft().set()
+            await self._link.flush()
 
     # Subscriptions
 
-    async def join(self, subscription: Subscription, channels: Iterable[str]) -> None:
+    async def join(self, subscription: AnySubscription, channels: Iterable[str]) -> None:
         """Add channels to a subscription, all or none."""
-        protocol = self._check_open()
-        held = subscription.held
+        link = self._check_open()
         names = dict.fromkeys(channels)
-        operation = protocol.subscribe([name for name in names if name not in self._routes])
+        unknown = [name for name in names if name not in self._routes]
+        operation = link.begun(link.protocol.subscribe(unknown))
         claimed: dict[str, _Route] = {}
         self._subscriptions[subscription] = None
         for name in names:
             route = self._routes.get(name)
             if route is None:
-                assert operation is not None
                 route = self._routes[name] = _Route()
-                self._last_operation = route.operation = operation
+                route.operation = operation
                 self._joining.setdefault(operation, {})[name] = route
             claims = route.claims.get(subscription)
             if claims != 0:
                 route.claims[subscription] = (claims or 0) + 1
                 claimed[name] = route
-        held.update(claimed)
+        subscription.held.update(claimed)
         last = max([route.operation for route in claimed.values()], default=0)
         try:
-            if last > self._answered:
-                await self._expect(last, is_own=False).wait()
-            else:
-                await checkpoint()
+            await link.expect(last, is_own=False).wait()
             _raise_refusal(claimed.values())
         except BaseException:
             self._give_up(subscription, claimed)
@@ -489,7 +328,7 @@ class Connection:
             if subscription in route.claims:
                 route.claims[subscription] = 0
 
-    def _give_up(self, subscription: Subscription, claimed: dict[str, _Route]) -> None:
+    def _give_up(self, subscription: AnySubscription, claimed: dict[str, _Route]) -> None:
         """Leave channels, unless another call has them or waits for them too."""
         unwanted = []
         for name, route in claimed.items():
@@ -500,7 +339,7 @@ class Connection:
                 unwanted.append(name)
         self.leave(subscription, unwanted)
 
-    def leave(self, subscription: Subscription, channels: Iterable[str]) -> int | None:
+    def leave(self, subscription: AnySubscription, channels: Iterable[str]) -> int | None:
         """Remove channels from a subscription, without waiting.
 
         :return: the id of the operation, if there was one
@@ -517,21 +356,19 @@ class Connection:
                         gone.append(name)
         if not gone or not self.is_open:
             return None
-        operation = self._check_open().unsubscribe(gone)
-        assert operation is not None
-        self._last_operation = operation
-        return operation
+        link = self._check_open()
+        return link.begun(link.protocol.unsubscribe(gone))
 
-    async def leave_and_wait(self, subscription: Subscription, channels: Iterable[str]) -> None:
+    async def leave_and_wait(self, subscription: AnySubscription, channels: Iterable[str]) -> None:
         """Remove channels from a subscription, and wait for the answer."""
-        self._check_open()
+        link = self._check_open()
         operation = self.leave(subscription, channels)
         if operation is None:
             await checkpoint()
         else:
-            await self._expect(operation, is_own=True).wait()
+            await link.wait_for([link.expect(operation, is_own=True)])
 
-    def forget(self, subscription: Subscription) -> None:
+    def forget(self, subscription: AnySubscription) -> None:
         """Remove a subscription, without waiting."""
         self.leave(subscription, list(subscription.held))
         self._subscriptions.pop(subscription, None)

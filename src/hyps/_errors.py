@@ -34,5 +34,9 @@ class SubscriptionClosed(HypsError):
     """The subscription has ended, and everything it had buffered was read."""
 
 
+class SubscriptionOverflow(HypsError):
+    """The subscription's buffer was full, and ``overflow="close"`` ended it."""
+
+
 class WouldBlock(HypsError, anyio.WouldBlock):
     """What was asked for cannot be done without waiting."""

@@ -101,6 +101,7 @@ class Server(anyio.AsyncContextManagerMixin):
         error: BaseException | None = None
         try:
             async with anyio.create_task_group() as tasks, MultiListener(listeners):
+                tasks.start_soon(self._forget_channels)
                 for listener in listeners:
                     tasks.start_soon(self._accept, listener, tasks.start_soon)
                 try:
@@ -117,6 +118,13 @@ class Server(anyio.AsyncContextManagerMixin):
             self._remove_socket()
         if error is not None:
             raise error
+
+    async def _forget_channels(self) -> None:
+        """Let the broker forget the channels that nobody has held for long enough."""
+        while True:
+            now = anyio.current_time()
+            delay = min(self._broker.tick(now) - now, self._broker.limits.keep_time)
+            await anyio.sleep(delay)
 
     def _bound_address(self, listener: SocketListener) -> TCPAddress | UnixAddress:
         if isinstance(self._address, UnixAddress):
@@ -209,6 +217,8 @@ class Server(anyio.AsyncContextManagerMixin):
             logger.exception("session %s: internal error", session.name)
         finally:
             pump.protocol.close()
+            # For servers that are not entered, of which nobody else tells the time.
+            self._broker.tick(anyio.current_time())
             self._pumps.discard(pump)
             session.log_end()
             if self._all_left is not None and not self._pumps:

@@ -3,68 +3,82 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
-from operator import length_hint
-from typing import TYPE_CHECKING, Final, NoReturn
+import sys
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn
 
 import anyio
 from anyio.lowlevel import checkpoint
 
+from ._buffer import make_buffer
 from ._errors import SubscriptionClosed, WouldBlock
+from .protocol import Gap, GapReason, Message, encode
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Generator, Iterator
+    from collections.abc import AsyncIterator, Callable, Generator
     from types import TracebackType
-    from typing import Any, Self
+    from typing import Self
 
     from ._backend import Waiter
+    from ._buffer import Overflow
     from ._connection import Connection
-    from .protocol import HypsError, Message, Run
+    from .protocol import HypsError, Run
+
+if sys.version_info >= (3, 13):
+    from typing import TypeVar
+else:
+    from typing_extensions import TypeVar
 
 logger = logging.getLogger("hyps.client")
 
 #: Runs that a reader takes from its buffer before it lets other tasks run.
 _RUNS_PER_PASS: Final = 64
 
+_LOST_BY: Final[dict[GapReason, str]] = {
+    "hub": "this process read too slowly, and the hub",
+    "client": "a subscription's buffer was full, and it",
+    "reconnect": "the connection was lost for a while, which",
+}
 
-class Subscription:
+#: What a subscription yields: messages, or with ``gaps=True`` messages and gaps.
+Item = TypeVar("Item", bound=Message | Gap, covariant=True, default=Message)
+
+
+class Subscription(Generic[Item]):
     """Channels, and the messages that arrive in them. Made by :meth:`Client.subscribe`.
 
     Enter it, iterate it, leave it. Its channels may change meanwhile, and several tasks may
     change them; one at a time may read. Messages of its channels arrive in the order in which
     the hub took them.
 
-    The buffer is bounded. A message that finds it full is dropped and counted in
-    :attr:`missed`; other subscriptions are not affected.
+    The buffer is bounded, and what happens when it is full was chosen with ``overflow``. Each
+    loss is counted and logged; with ``gaps=True`` it is also yielded, as a :class:`Gap` where the
+    messages would have been. Other subscriptions are not affected.
     """
 
     def __init__(
         self,
         connection: Callable[[], Connection],
         channels: tuple[str, ...],
+        *,
+        gaps: bool,
+        overflow: Overflow,
         max_messages: int,
         max_bytes: int,
     ) -> None:
-        if max_messages < 1 or max_bytes < 1:
-            raise ValueError("max_messages and max_bytes must be positive")
+        self._buffer = make_buffer(overflow, max_messages, max_bytes)
+        self._yields_gaps = gaps
+        # With "latest" that messages are skipped is no news.
+        self._logs_overflow = overflow != "latest"
         self._get_connection = connection
         self._connection: Connection | None = None
         self._first_channels = channels
         #: The channels, for the connection to change.
         self.held: set[str] = set()
-        # The buffer holds runs, as they came: what is per message is done when it is read.
-        self._runs: deque[Run] = deque()
-        self._count = 0
-        self._size = 0
-        self._max_messages = max_messages
-        self._max_bytes = max_bytes
-        # The run that is being read, as an iterator over its messages, and its bytes.
-        self._ready: Iterator[Message] = iter(())
-        self._ready_size = 0
-        self._passes = 0
+        self._runs_taken = 0
         self._reader: Waiter | None = None
         self._missed = 0
         self._missed_unknown = False
+        # Messages that the buffer had no room for, and that no log tells of yet.
         self._episode = 0
         self._is_ended = False
         self._error: Callable[[], HypsError] | None = None
@@ -156,177 +170,178 @@ class Subscription:
 
     # Reading
 
-    def __aiter__(self) -> AsyncIterator[Message]:
+    def __aiter__(self) -> AsyncIterator[Item]:
         return self
 
-    async def __anext__(self) -> Message:
+    async def __anext__(self) -> Item:
         # Per message: these two lines. The rest is per run.
-        for message in self._ready:
-            return message
-        if await self._next_run():
-            return next(self._ready)
-        raise StopAsyncIteration
+        for message in self._buffer.ready:
+            return message  # type: ignore[no-any-return]
+        item = await self._next()
+        if item is None:
+            raise StopAsyncIteration
+        return item
 
-    async def receive(self) -> Message:
-        """Wait for the next message.
+    async def receive(self) -> Item:
+        """Wait for the next message, or gap.
 
         :raises SubscriptionClosed: if the subscription has ended and nothing is left to read
-        :raises ConnectionLost: if the connection was lost and nothing is left to read
+        :raises SubscriptionOverflow: the same, if it has ended because its buffer was full
+        :raises ConnectionLost: the same, if it has ended because the connection was lost
         """
-        for message in self._ready:
-            return message
-        if await self._next_run():
-            return next(self._ready)
-        raise self._closed()
+        for message in self._buffer.ready:
+            return message  # type: ignore[no-any-return]
+        item = await self._next()
+        if item is None:
+            raise self._closed()
+        return item
 
-    def receive_nowait(self) -> Message:
-        """Give the next message if there is one.
+    def receive_nowait(self) -> Item:
+        """Give the next message, or gap, if there is one.
 
         :raises WouldBlock: if there is none now
-        :raises SubscriptionClosed: if the subscription has ended and nothing is left to read
-        :raises ConnectionLost: if the connection was lost and nothing is left to read
+        :raises SubscriptionClosed: see :meth:`receive`, likewise for the others
+        :raises SubscriptionOverflow:
+        :raises ConnectionLost:
         """
-        if self._reader is not None:
-            raise anyio.BusyResourceError("reading from")
-        for message in self._ready:
-            return message
-        if self._take_run():
-            return next(self._ready)
+        self._check_reader()
+        for message in self._buffer.ready:
+            return message  # type: ignore[no-any-return]
+        item = self._take()
+        if item is not None:
+            return item
         if self._is_ended:
             raise self._closed()
         raise WouldBlock("there is no message now")
 
-    async def receive_many(self) -> list[Message]:
-        """Wait for a message, and give it and all others that are there, in order.
+    async def receive_many(self) -> list[Item]:
+        """Wait for a message, or gap, and give it and all others that are there, in order.
 
-        :raises SubscriptionClosed: if the subscription has ended and nothing is left to read
-        :raises ConnectionLost: if the connection was lost and nothing is left to read
+        :raises SubscriptionClosed: see :meth:`receive`, likewise for the others
+        :raises SubscriptionOverflow:
+        :raises ConnectionLost:
         """
-        messages = list(self._ready)
-        if not messages:
-            await self._receive_some()
-            messages = list(self._ready)
-        for run in self._runs:
-            messages += run.messages
-        self._forget_buffer()
-        return messages
+        self._check_reader()
+        items: list[Item] = list(self._buffer.ready)
+        if not items:
+            items.append(await self.receive())
+            items += self._buffer.ready
+        while (item := self._take()) is not None:
+            items.append(item)
+            items += self._buffer.ready
+        return items
 
     async def receive_raw(self) -> bytes:
         """Do what :meth:`receive_many` does, and give concatenated records.
 
         For forwarding, to who decodes them with :func:`hyps.protocol.records` or the like. Unless
-        a run was begun with another method, no message is looked at on the way.
+        a run was begun with another method, no message is looked at on the way. Records have no
+        place for gaps: those are only counted.
 
-        :raises SubscriptionClosed: if the subscription has ended and nothing is left to read
-        :raises ConnectionLost: if the connection was lost and nothing is left to read
+        :raises SubscriptionClosed: see :meth:`receive`, likewise for the others
+        :raises SubscriptionOverflow:
+        :raises ConnectionLost:
         """
-        from .protocol import encode
-
-        records = [encode(message.channel, message.data) for message in self._ready]
-        if not records and not self._runs:
-            await self._wait()
-            if not self._runs:
+        self._check_reader()
+        await self._let_others_run()
+        buffer = self._buffer
+        records = [encode(message.channel, message.data) for message in buffer.ready]
+        while True:
+            while buffer:
+                item = buffer.take()
+                if not isinstance(item, Gap):
+                    records.append(item.records)
+            if records:
+                return b"".join(records)
+            if not await self._wait():
                 raise self._closed()
-        elif not records:
-            await self._let_others_run()
-        records += [run.records for run in self._runs]
-        self._forget_buffer()
-        return b"".join(records)
 
-    async def _receive_some(self) -> None:
-        if not await self._next_run():
-            raise self._closed()
+    async def _next(self) -> Item | None:
+        """Wait for the next item; None at the subscription's end."""
+        await self._let_others_run()
+        while (item := self._take()) is None:
+            if not await self._wait():
+                if self._error is not None:
+                    raise self._closed()
+                break
+        return item
 
-    async def _next_run(self) -> bool:
-        """Wait for the next run; False at the subscription's end."""
-        if self._runs:
-            await self._let_others_run()
-        else:
-            await self._wait()
-        return self._take_run()
+    def _take(self) -> Item | None:
+        """Take the next item that is to be yielded, if there is one."""
+        buffer = self._buffer
+        item: Any
+        while buffer:
+            item = buffer.take()
+            if not isinstance(item, Gap):
+                buffer.begin(item)
+                item = next(buffer.ready)
+            elif not self._yields_gaps:
+                continue
+            return item  # type: ignore[no-any-return]
+        return None
 
     async def _let_others_run(self) -> None:
-        self._passes += 1
-        if self._passes >= _RUNS_PER_PASS:
-            self._passes = 0
+        self._runs_taken += 1
+        if self._runs_taken >= _RUNS_PER_PASS:
+            self._runs_taken = 0
             await checkpoint()
+        self._check_reader()
 
-    async def _wait(self) -> None:
-        """Wait until there is a run, or the subscription has ended."""
+    def _check_reader(self) -> None:
         if self._reader is not None:
             raise anyio.BusyResourceError("reading from")
+
+    async def _wait(self) -> bool:
+        """Wait for something to take; False if there will be nothing more."""
         if self._connection is None:
             raise RuntimeError("enter the subscription first: async with ... as name:")
         if self._is_ended:
             await checkpoint()
-            return
+            return False
         self._reader = self._connection.new_waiter()
         try:
             await self._reader.wait()
         finally:
             self._reader = None
-
-    def _take_run(self) -> bool:
-        """Make the next run the one that is read; False if there is none."""
-        if not self._runs:
-            if self._error is not None:
-                raise self._closed()
-            return False
-        run = self._runs.popleft()
-        self._ready = iter(run.messages)
-        self._ready_size = len(run.records)
-        self._count -= run.count
-        self._size -= self._ready_size
         return True
-
-    def _forget_buffer(self) -> None:
-        self._ready = iter(())
-        self._runs.clear()
-        self._count = self._size = 0
 
     # For the connection. None of it waits.
 
-    def deliver(self, run: Run) -> None:
-        """Take messages as far as there is room, and count the others as missed."""
+    def deliver(self, run: Run) -> bool:
+        """Take messages as far as there is room.
+
+        :return: whether the subscription is to be ended, as its buffer was full
+        """
         # Per run and subscription.
-        unread = length_hint(self._ready)
-        count = self._count + unread
-        size = self._size + self._ready_size if unread else self._size
-        records = len(run.records)
-        if count + run.count > self._max_messages or size + records > self._max_bytes:
-            room = _fit(run, self._max_messages - count, self._max_bytes - size)
-            # However large, a message is admitted to an empty buffer.
-            room = max(room, 0 if count else 1)
-            self._miss(run.count - room)
-            if not room:
-                return
-            if room < run.count:
-                run = run.split(room)[0]
-                records = len(run.records)
+        missed = self._buffer.put(run)
+        if missed:
+            self._missed += missed
+            self._episode += missed
         elif self._episode:
             self._log_episode()
-        self._runs.append(run)
-        self._count += run.count
-        self._size += records
+        if self._reader is not None:
+            self._reader.set()
+        return self._buffer.is_closed
+
+    def miss(self, gap: Gap) -> None:
+        """Note that messages were missed before they came here."""
+        self._buffer.put_gap(gap.channel, gap.missed, gap.reason)
+        if gap.missed is None:
+            self._missed_unknown = True
+        else:
+            self._missed += gap.missed
+        self._log(gap.missed, gap.reason)
         if self._reader is not None:
             self._reader.set()
 
-    def _miss(self, count: int) -> None:
-        self._missed += count
-        self._episode += count
-
     def _log_episode(self) -> None:
-        logger.warning("a subscription's buffer was full: %d messages missed", self._episode)
+        if self._logs_overflow:
+            self._log(self._episode, "client")
         self._episode = 0
 
-    def miss(self, count: int | None) -> None:
-        """Note that messages were missed before they came here."""
-        if count is None:
-            self._missed_unknown = True
-            logger.warning("messages were missed, and it is not known how many")
-        else:
-            self._missed += count
-            logger.warning("this process read too slowly: the hub dropped %d messages", count)
+    def _log(self, missed: int | None, reason: GapReason) -> None:
+        number = "an unknown number of" if missed is None else str(missed)
+        logger.warning("%s missed %s messages", _LOST_BY[reason], number)
 
     def end(self, error: Callable[[], HypsError] | None) -> None:
         """End the iteration when the buffer is empty, with an error or without."""
@@ -338,15 +353,3 @@ class Subscription:
             self._log_episode()
         if self._reader is not None:
             self._reader.set()
-
-
-def _fit(run: Run, max_messages: int, max_bytes: int) -> int:
-    """Count the run's first messages that stay within both bounds."""
-    count = position = 0
-    records = run.records
-    while count < max_messages and position < len(records):
-        position += 4 + int.from_bytes(records[position : position + 4], "big")
-        if position > max_bytes:
-            break
-        count += 1
-    return count

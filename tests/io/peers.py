@@ -6,7 +6,7 @@ import json
 import socket
 import struct
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import anyio
 from anyio.abc import SocketAttribute
@@ -15,6 +15,8 @@ import hyps
 from hyps.protocol import PREFACE, FrameDecoder, Kind, Limits, encode, encode_frame, records
 
 from .helpers import PATIENCE, begin
+
+AnySubscription = TypeVar("AnySubscription", bound=hyps.Subscription[Any])
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -169,7 +171,7 @@ class Peer:
         body = b"".join(encode(channel, answer) for channel in channels)
         await self.send(encode_frame(Kind.SUBSCRIBE_ACK, body))
 
-    async def enter(self, subscription: hyps.Subscription, *channels: str) -> hyps.Subscription:
+    async def enter(self, subscription: AnySubscription, *channels: str) -> AnySubscription:
         """Grant a subscription its channels while it is entered."""
         async with anyio.create_task_group() as tasks:
             entering = begin(tasks, subscription.__aenter__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -43,7 +43,7 @@ BOUNDS = [
 @pytest.mark.parametrize("publish", [one_by_one, at_once])
 @pytest.mark.parametrize("bounds", BOUNDS)
 @pytest.mark.parametrize("excess", [0, 1, 3])
-async def test_bound(publish: Publish, bounds: dict[str, int], excess: int) -> None:
+async def test_bound(publish: Publish, bounds: Any, excess: int) -> None:
     async with memory_client() as client, client.subscribe("foo_ch", **bounds) as subscription:
         await publish(client, 5 + excess)
         assert subscription.missed == excess
@@ -195,4 +195,4 @@ async def test_gaps_are_logged(caplog: pytest.LogCaptureFixture) -> None:
         await take_data(subscription, 1)
         counted, unknown = warned(caplog, "hyps.client")
         assert "3 messages" in counted
-        assert "not known how many" in unknown
+        assert "unknown number" in unknown

@@ -13,6 +13,7 @@ NAMES = {
     "Client",
     "ConnectionLost",
     "ConnectionRefused",
+    "Gap",
     "HypsError",
     "InvalidChannel",
     "InvalidURL",
@@ -24,6 +25,7 @@ NAMES = {
     "Server",
     "Subscription",
     "SubscriptionClosed",
+    "SubscriptionOverflow",
     "Unavailable",
     "WouldBlock",
     "__version__",
@@ -33,7 +35,17 @@ NAMES = {
 
 ERRORS = sorted(
     NAMES
-    - {"Client", "Limits", "Message", "Server", "Subscription", "__version__", "connect", "serve"}
+    - {
+        "Client",
+        "Gap",
+        "Limits",
+        "Message",
+        "Server",
+        "Subscription",
+        "__version__",
+        "connect",
+        "serve",
+    }
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import pytest
@@ -209,7 +210,75 @@ def test_generations_differ_after_a_channel_was_created_again() -> None:
         positions.add(position)
         pair.client.unsubscribe(["c"])
         pair.pump()
+        forget(broker)
     assert len(positions) == 3
+
+
+def forget(broker: Broker, at: float = 0.0) -> None:
+    """Let so much time pass that channels which nobody holds are forgotten."""
+    for passes in range(3):
+        broker.tick(at + passes * broker.limits.keep_time)
+    assert broker.kept == 0
+
+
+class TestKeeping:
+    """A channel that nobody holds is counted for a while."""
+
+    def left(self, broker: Broker, *channels: str) -> None:
+        pair = connect(broker, *channels)
+        pair.lose()
+
+    def position(self, broker: Broker, channel: str) -> bytes | None:
+        pair = connect(broker, channel)
+        position = pair.client.position(channel)
+        pair.lose()
+        return position
+
+    def test_it_is_counted(self) -> None:
+        broker = Broker("boot")
+        self.left(broker, "c")
+        assert (broker.channels, broker.kept) == (0, 1)
+        publisher = connect(broker)
+        publisher.client.publish_many([("c", b"1"), ("c", b"2"), ("unknown", b"3")])
+        publisher.pump()
+        assert self.position(broker, "c") == b"boot.0:2"
+        assert broker.kept == 1
+
+    def test_it_is_kept_for_a_time(self) -> None:
+        broker = Broker("boot", Limits(keep_time=60))
+        assert broker.tick(0) == math.inf
+        self.left(broker, "c")
+        assert broker.tick(10) == 70
+        assert broker.tick(69) == 70
+        self.left(broker, "late")
+        assert broker.tick(70) == 130
+        assert broker.kept == 2
+        # Whoever left by then was kept for keep_time at least.
+        assert broker.tick(130) == math.inf
+        assert broker.kept == 0
+        assert self.position(broker, "c") == b"boot.2:0"
+
+    def test_it_is_not_forgotten_while_it_is_held_again(self) -> None:
+        broker = Broker("boot", Limits(keep_time=60))
+        self.left(broker, "c")
+        broker.tick(0)
+        back = connect(broker, "c")
+        forget(broker, 60)
+        assert broker.channels == 1
+        assert back.client.position("c") == b"boot.0:0"
+
+    def test_so_many_are_kept(self) -> None:
+        broker = Broker("boot", Limits(max_kept=2))
+        self.left(broker, "a")
+        broker.tick(0)
+        broker.tick(broker.limits.keep_time)
+        self.left(broker, "b")
+        self.left(broker, "c")
+        # The one that was left first has made room.
+        assert broker.kept == 2
+        assert self.position(broker, "b") == b"boot.0:0"
+        assert self.position(broker, "c") == b"boot.0:0"
+        assert self.position(broker, "a") == b"boot.1:0"
 
 
 def test_generations_differ_between_hubs() -> None:

@@ -106,7 +106,8 @@ class Hub(RuleBasedStateMachine):
         self.deliveries = 0
         #: All that was published to each channel, with its place in the order of all messages.
         self.log: dict[str, list[tuple[int, bytes]]] = {name: [] for name in CHANNELS}
-        #: How often each channel lost its last subscriber.
+        self.now = 0.0
+        #: How often each channel may have been forgotten.
         self.era = dict.fromkeys(CHANNELS, 0)
         self.lost_positions: list[tuple[dict[str, bytes], dict[str, tuple[int, int]]]] = []
         self.count = 0
@@ -304,13 +305,18 @@ class Hub(RuleBasedStateMachine):
         """The hub let go of a session."""
         if peer in self.peers:
             self.peers.remove(peer)
-            for name in sorted(peer.held):
-                self.let_go(peer, name)
+            peer.held.clear()
 
-    def let_go(self, peer: Peer, name: str) -> None:
-        peer.held.discard(name)
-        if not any(name in other.held for other in self.peers):
-            self.era[name] += 1
+    @rule()
+    def let_time_pass(self) -> None:
+        """So much of it that the hub forgets the channels that nobody holds."""
+        for _ in range(3):
+            self.now += self.limits.keep_time
+            self.broker.tick(self.now)
+        assert self.broker.kept == 0
+        for name in CHANNELS:
+            if not any(name in peer.held for peer in self.peers):
+                self.era[name] += 1
 
     # What the ends say
 
@@ -333,8 +339,7 @@ class Hub(RuleBasedStateMachine):
         name = record.channel
         code = b"k"
         if record.kind == "unsubscribe":
-            if name in peer.held:
-                self.let_go(peer, name)
+            peer.held.discard(name)
         elif peer.draining:
             code = b"u"
         elif record.kind == "publish":
@@ -386,7 +391,7 @@ class Hub(RuleBasedStateMachine):
     def follow_reconnect(self, peer: Peer, gap: Gap) -> None:
         cursor, era = peer.earlier.pop(gap.channel)
         if gap.missed is None:
-            # It was created again, so nobody counted.
+            # It was forgotten, so nobody counted.
             assert era != self.era[gap.channel]
         else:
             assert gap.missed == peer.cursor[gap.channel] - cursor > 0

@@ -192,7 +192,7 @@ def test_answer_to_a_subscribe_before_the_unsubscribe_hands_out_nothing() -> Non
     pair.client.subscribe(["d"])
     assert pair.pump() == [Acked(range(n, n + 1)) for n in range(1, 5)]
     assert pair.client.position("c") is None
-    assert pair.client.position("d") == b"boot.1:0"
+    assert pair.client.position("d") == b"boot.0:0"
 
 
 def test_every_subscriber_gets_the_publishers_own_bytes() -> None:

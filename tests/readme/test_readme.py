@@ -69,7 +69,7 @@ def env() -> dict[str, str]:
 
 def test_all_blocks_are_known() -> None:
     assert BLOCKS.keys() == {"sh", "python", "text"}
-    assert len(BLOCKS["python"]) == 4
+    assert len(BLOCKS["python"]) == 5
 
 
 def test_demo_runs_in_a_fresh_clone(tmp_path: Path) -> None:

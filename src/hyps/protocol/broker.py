@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from ._output import OutputQueue
@@ -19,7 +20,7 @@ _BOOT_ID_CHARACTERS = frozenset(map(chr, range(0x21, 0x7F))) - {":"}
 
 
 class Channel:
-    """A channel that somebody holds: its position and the queues of its subscribers."""
+    """A channel that somebody holds or held: its position, and its subscribers' queues."""
 
     __slots__ = ("count", "generation", "name", "outboxes")
 
@@ -110,13 +111,23 @@ class Broker:
         self.missed: int = 0
         self._boot_id = boot_id
         self._channels: dict[bytes, Channel] = {}
+        # Channels that nobody holds: those that were left since the last sweep, and before it.
+        # So each is kept for one to two times keep_time, and no times are noted.
+        self._left: dict[Channel, None] = {}
+        self._long_left: dict[Channel, None] = {}
+        self._sweep_at = math.inf
         self._removals = 0
         self._generation = self._make_generation()
 
     @property
     def channels(self) -> int:
-        """How many channels there are."""
-        return len(self._channels)
+        """How many channels somebody holds."""
+        return len(self._channels) - self.kept
+
+    @property
+    def kept(self) -> int:
+        """How many channels are kept that nobody holds."""
+        return len(self._left) + len(self._long_left)
 
     def _make_generation(self) -> bytes:
         return f"{self._boot_id}.{self._removals}".encode()
@@ -130,18 +141,43 @@ class Broker:
         if channel is None:
             decode_channel(name)
             channel = self._channels[name] = Channel(name, self._generation)
+        elif not channel.outboxes:
+            self._left.pop(channel, None)
+            self._long_left.pop(channel, None)
         channel.outboxes[outbox] = None
         return channel
 
     def unsubscribe(self, outbox: Outbox, channel: Channel) -> None:
-        """Remove a subscriber, and the channel with its last one."""
+        """Remove a subscriber. A channel without any is kept for a while, see :meth:`tick`."""
         del channel.outboxes[outbox]
         if not channel.outboxes:
-            del self._channels[channel.name]
-            # Generations must differ between two channels of one name, of which the first was
-            # removed. So all that are made between two removals can share one, and its memory.
-            self._removals += 1
-            self._generation = self._make_generation()
+            self._left[channel] = None
+            if self.kept > self.limits.max_kept:
+                self._remove(next(iter(self._long_left or self._left)))
+
+    def tick(self, now: float) -> float:
+        """Remove channels that nobody has held for long enough.
+
+        :param now: seconds on any clock that does not go backwards
+        :return: when to call again, at the latest; infinity while all channels are held
+        """
+        if now >= self._sweep_at:
+            for channel in list(self._long_left):
+                self._remove(channel)
+            self._long_left, self._left = self._left, {}
+            self._sweep_at = math.inf
+        if self._sweep_at == math.inf and (self._left or self._long_left):
+            self._sweep_at = now + self.limits.keep_time
+        return self._sweep_at
+
+    def _remove(self, channel: Channel) -> None:
+        self._left.pop(channel, None)
+        self._long_left.pop(channel, None)
+        del self._channels[channel.name]
+        # Generations must differ between two channels of one name, of which the first was
+        # removed. So all that are made between two removals can share one, and its memory.
+        self._removals += 1
+        self._generation = self._make_generation()
 
     def publish(self, data: bytes, position: int, stop: int, name: bytes, count: int) -> bytes:
         """Hand a run of records to all who hold its channel.

@@ -56,6 +56,10 @@ class Limits:
     :param max_buffer: bytes queued for one session before its records are dropped and counted.
         Small enough for thousands of stalled sessions, large enough for a burst of 100,000 small
         messages.
+    :param max_kept: channels without subscribers that the hub goes on counting, so that a short
+        disconnection is a gap of known size. Each costs about 250 bytes.
+    :param keep_time: seconds that it goes on, at least; at most twice as many. Clients are back
+        in seconds; who was away for minutes wants a fresh start and not a number.
     :param max_sessions: sessions of one hub. Each takes a file descriptor, so the operating
         system's bound may be reached first.
     :param max_backlog: bytes that one client queues before ``publish()`` waits.
@@ -70,6 +74,8 @@ class Limits:
     max_channels: int = 262_144
     max_in_flight: int = 65_536
     max_buffer: int = 16 * MIB
+    max_kept: int = 10_000
+    keep_time: float = 60.0
     max_sessions: int = 10_000
     max_backlog: int = 4 * MIB
     hello_timeout: float = 10.0

@@ -1,0 +1,375 @@
+"""What a subscription holds until it is read: bounded, with a policy for when it is full.
+
+Every policy keeps the same account: each message that was put is read, or it is in a gap, and the
+gap stands where the message would have, relative to its channel.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from operator import length_hint
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from .protocol import Gap, GapReason, Run, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Overflow = Literal["drop_newest", "drop_oldest", "latest", "close"]
+
+
+class _Missed:
+    """A gap that may still grow, until the next message of its channel is behind it."""
+
+    __slots__ = ("channel", "missed", "reason")
+
+    def __init__(self, channel: str, missed: int | None, reason: GapReason) -> None:
+        self.channel = channel
+        self.missed = missed
+        self.reason: GapReason = reason
+
+    def as_gap(self) -> Gap:
+        return Gap(self.channel, self.missed, self.reason)
+
+
+class _Gaps:
+    """Gaps at one place, of each channel one a reason; known and unknown numbers apart."""
+
+    __slots__ = ("_gaps",)
+
+    def __init__(self) -> None:
+        self._gaps: dict[tuple[str, GapReason, bool], _Missed] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._gaps)
+
+    def add(self, channel: str, missed: int | None, reason: GapReason) -> None:
+        key = (channel, reason, missed is None)
+        gap = self._gaps.get(key)
+        if gap is None:
+            self._gaps[key] = _Missed(channel, missed, reason)
+        else:
+            gap.missed = _add(gap.missed, missed)
+
+    def add_all(self, others: _Gaps) -> None:
+        for gap in others._gaps.values():
+            self.add(gap.channel, gap.missed, gap.reason)
+
+    def take(self) -> Gap:
+        return self._gaps.pop(next(iter(self._gaps))).as_gap()
+
+
+class Buffer:
+    """Messages and gaps in order. This one drops the newest messages when it is full.
+
+    :param max_messages: messages that it holds
+    :param max_bytes: bytes that it holds, as records. A message of any size is admitted when
+        there is no other.
+    """
+
+    def __init__(self, max_messages: int, max_bytes: int) -> None:
+        if max_messages < 1 or max_bytes < 1:
+            raise ValueError("max_messages and max_bytes must be positive")
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        # Runs as they came: what is per message is done when it is read.
+        self._items: deque[Run | _Missed] = deque()
+        self._count = 0
+        self._size = 0
+        #: The messages of the run that is being read. Typed as what a subscription yields, which
+        #: may be messages alone or gaps too.
+        self.ready: Iterator[Any] = iter(())
+        self._ready_size = 0
+        # By channel, the gaps in the queue that no message of the channel is behind.
+        self._open: dict[str, _Missed] = {}
+        #: Set when the policy is to end at a message that there is no room for.
+        self.is_closed = False
+
+    def __bool__(self) -> bool:
+        """Whether :meth:`take` has something."""
+        return bool(self._items)
+
+    # Writing
+
+    def put(self, run: Run) -> int:
+        """Put messages, as far as the policy admits them.
+
+        :return: how many messages are missed for it, these or others
+        """
+        # Per run and subscription.
+        unread = length_hint(self.ready)
+        count = self._count + unread
+        size = self._size + self._ready_size if unread else self._size
+        if count + run.count > self._max_messages or size + len(run.records) > self._max_bytes:
+            return self._put_what_fits(run, count, size)
+        self._append(run)
+        return 0
+
+    def _append(self, run: Run) -> None:
+        if self._open:
+            self._open.pop(run.channel, None)
+        self._items.append(run)
+        self._count += run.count
+        self._size += len(run.records)
+
+    def _put_what_fits(self, run: Run, count: int, size: int) -> int:
+        room = _fit(run, self._max_messages - count, self._max_bytes - size)
+        room = max(room, 0 if count else 1)
+        if room == run.count:
+            self._append(run)
+            return 0
+        if room:
+            self._append(run.split(room)[0])
+        self.put_gap(run.channel, run.count - room, "client")
+        return run.count - room
+
+    def put_gap(self, channel: str, missed: int | None, reason: GapReason) -> None:
+        """Put a gap, or add to the one that it would follow at once."""
+        last = self._open.get(channel)
+        if last is not None and last.reason == reason:
+            last.missed = _add(last.missed, missed)
+        else:
+            self._open[channel] = gap = _Missed(channel, missed, reason)
+            self._items.append(gap)
+
+    # Reading
+
+    def take(self) -> Run | Gap:
+        """Take the next item."""
+        item = self._items.popleft()
+        if isinstance(item, _Missed):
+            if self._open.get(item.channel) is item:
+                del self._open[item.channel]
+            return item.as_gap()
+        self._count -= item.count
+        self._size -= len(item.records)
+        return item
+
+    def begin(self, run: Run) -> None:
+        """Make a run that was taken the one that is read; until it is read it counts."""
+        self.ready = iter(run.messages)
+        self._ready_size = len(run.records)
+
+
+class _DropOldest(Buffer):
+    """Drops the oldest messages. Their gaps stand before everything else."""
+
+    def __init__(self, max_messages: int, max_bytes: int) -> None:
+        super().__init__(max_messages, max_bytes)
+        self._front = _Gaps()
+
+    def __bool__(self) -> bool:
+        return bool(self._front or self._items)
+
+    def _put_what_fits(self, run: Run, count: int, size: int) -> int:
+        # Only the end of a run that is larger than everything may hold can stay.
+        room = max(1, _fit_last(run, self._max_messages, self._max_bytes))
+        dropped = run.count - room
+        if dropped:
+            run = run.split(dropped)[1]
+        missed = self._drop(run.count, len(run.records))
+        if dropped:
+            self._front.add(run.channel, dropped, "client")
+        self._append(run)
+        return missed + dropped
+
+    def _drop(self, count: int, size: int) -> int:
+        """Drop from the front until there is room for so much more."""
+        self._take_back()
+        dropped = 0
+        while self._items:
+            over = self._count + count - self._max_messages
+            over_size = self._size + size - self._max_bytes
+            if over <= 0 and over_size <= 0:
+                break
+            item = self._items.popleft()
+            if isinstance(item, _Missed):
+                self._open.pop(item.channel, None)
+                self._front.add(item.channel, item.missed, item.reason)
+                continue
+            self._count -= item.count
+            self._size -= len(item.records)
+            skipped = max(min(over, item.count), _count_until(item, over_size))
+            if skipped < item.count:
+                self._put_back(item.split(skipped)[1])
+            self._front.add(item.channel, skipped, "client")
+            dropped += skipped
+        return dropped
+
+    def _take_back(self) -> None:
+        """Queue again what is left of the run that is being read: a gap may come before it."""
+        messages = list(self.ready)
+        if messages:
+            records = b"".join([encode(message.channel, message.data) for message in messages])
+            self._put_back(Run(messages[0].channel, records, len(messages)))
+
+    def _put_back(self, run: Run) -> None:
+        self._items.appendleft(run)
+        self._count += run.count
+        self._size += len(run.records)
+
+    def take(self) -> Run | Gap:
+        if self._front:
+            return self._front.take()
+        return super().take()
+
+
+class _Slot:
+    """A channel's newest message, and the gaps before and behind it."""
+
+    __slots__ = ("after", "before", "run")
+
+    def __init__(self) -> None:
+        self.run: Run | None = None
+        self.before = _Gaps()
+        self.after = _Gaps()
+
+    def drop(self, channel: str) -> None:
+        """Turn the message into a gap."""
+        if self.run is not None:
+            self.run = None
+            self.before.add(channel, 1, "client")
+        self.before.add_all(self.after)
+        self.after = _Gaps()
+
+
+class _Latest(Buffer):
+    """Holds the newest message of each channel."""
+
+    def __init__(self, max_messages: int, max_bytes: int) -> None:
+        super().__init__(max_messages, max_bytes)
+        # In the order in which the newest messages came.
+        self._slots: dict[str, _Slot] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._slots)
+
+    def put(self, run: Run) -> int:
+        channel = run.channel
+        slot = self._slots.pop(channel, None) or _Slot()
+        missed = self._drop(slot, channel)
+        if run.count > 1:
+            missed += run.count - 1
+            slot.before.add(channel, run.count - 1, "client")
+            run = run.split(run.count - 1)[1]
+        slot.run = run
+        self._slots[channel] = slot
+        self._count += 1
+        self._size += len(run.records)
+        if self._count > self._max_messages or self._size > self._max_bytes:
+            missed += self._drop_oldest()
+        return missed
+
+    def _drop(self, slot: _Slot, channel: str) -> int:
+        run = slot.run
+        slot.drop(channel)
+        if run is None:
+            return 0
+        self._count -= 1
+        self._size -= len(run.records)
+        return 1
+
+    def _drop_oldest(self) -> int:
+        dropped = 0
+        for channel, slot in self._slots.items():
+            if self._count == 1 or (
+                self._count <= self._max_messages and self._size <= self._max_bytes
+            ):
+                break
+            dropped += self._drop(slot, channel)
+        return dropped
+
+    def put_gap(self, channel: str, missed: int | None, reason: GapReason) -> None:
+        slot = self._slots.setdefault(channel, _Slot())
+        gaps = slot.before if slot.run is None else slot.after
+        gaps.add(channel, missed, reason)
+
+    def take(self) -> Run | Gap:
+        channel, slot = next(iter(self._slots.items()))
+        item: Run | Gap
+        if slot.before or slot.run is None:
+            item = slot.before.take()
+        else:
+            item = slot.run
+            self._count -= 1
+            self._size -= len(item.records)
+            slot.run = None
+            slot.before, slot.after = slot.after, slot.before
+        if not slot.before and slot.run is None:
+            del self._slots[channel]
+        return item
+
+
+class _Close(Buffer):
+    """Takes nothing more after the first message that there was no room for."""
+
+    def put(self, run: Run) -> int:
+        missed = run.count if self.is_closed else super().put(run)
+        self.is_closed = self.is_closed or missed > 0
+        return missed
+
+
+_POLICIES: Final[dict[str, type[Buffer]]] = {
+    "drop_newest": Buffer,
+    "drop_oldest": _DropOldest,
+    "latest": _Latest,
+    "close": _Close,
+}
+
+
+def make_buffer(overflow: str, max_messages: int, max_bytes: int) -> Buffer:
+    """Make a buffer with the policy of that name.
+
+    :raises ValueError: if there is none, or a bound is not positive
+    """
+    try:
+        policy = _POLICIES[overflow]
+    except KeyError:
+        raise ValueError(f"overflow is none of {', '.join(_POLICIES)}: {overflow!r}") from None
+    return policy(max_messages, max_bytes)
+
+
+def _add(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else one + other
+
+
+def _sizes(run: Run) -> Iterator[int]:
+    position = 0
+    records = run.records
+    while position < len(records):
+        size = 4 + int.from_bytes(records[position : position + 4], "big")
+        yield size
+        position += size
+
+
+def _fit(run: Run, max_messages: int, max_bytes: int) -> int:
+    """Count the run's first messages that stay within both bounds."""
+    count = total = 0
+    for size in _sizes(run):
+        total += size
+        if count == max_messages or total > max_bytes:
+            break
+        count += 1
+    return count
+
+
+def _fit_last(run: Run, max_messages: int, max_bytes: int) -> int:
+    """Count the run's last messages that stay within both bounds."""
+    count = total = 0
+    for size in reversed(list(_sizes(run))):
+        total += size
+        if count == max_messages or total > max_bytes:
+            break
+        count += 1
+    return count
+
+
+def _count_until(run: Run, size: int) -> int:
+    """Count the run's first messages that together have so many bytes, or all."""
+    count = total = 0
+    for each in _sizes(run):
+        if total >= size:
+            break
+        total += each
+        count += 1
+    return count
