@@ -11,7 +11,7 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, Any
 
-from anyio.lowlevel import current_token
+from anyio.lowlevel import checkpoint, current_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -56,6 +56,8 @@ class _AsyncioWaiter:
             self._future.set_result(None)
 
     async def wait(self) -> None:
+        if self._future.done():
+            await checkpoint()
         await self._future
 
 

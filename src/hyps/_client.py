@@ -10,7 +10,7 @@ from ._connection import Connection
 from ._errors import ConnectionLost
 from ._subscription import Subscription
 from ._transport import parse_url
-from .protocol import Gap, Limits, Message
+from .protocol import ClientProtocol, Gap, Limits, Message
 
 if TYPE_CHECKING:
     import ssl
@@ -45,6 +45,8 @@ class Client:
         limits: Limits | None = None,
     ) -> None:
         self._address = parse_url(url)
+        # Made for what it raises: a token that cannot be sent is the caller's error, and now.
+        ClientProtocol(token=token)
         self._token = token
         self._ssl_context = ssl_context
         self._limits = limits or Limits()
@@ -251,6 +253,7 @@ def connect(
     :param ssl_context: for TLS; None trusts whom the system trusts
     :param limits: the client's own bounds
     :raises InvalidURL: if Hyps cannot connect to such a URL
+    :raises ValueError: if the token cannot be sent
     """
     url = url or os.environ.get("HYPS_URL") or DEFAULT_URL
     return Client(url, token=token, ssl_context=ssl_context, limits=limits)

@@ -7,6 +7,7 @@ waiting; users wait only for an answer, for room, or for the connection to open 
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -53,15 +54,27 @@ if TYPE_CHECKING:
     AnySubscription = Subscription[Message] | Subscription[Message | Gap]
 
 
+logger = logging.getLogger("hyps.client")
+
+
+class _Claim:
+    """A subscription's hold on a channel, from its joining to its leaving it."""
+
+    __slots__ = ("waiting",)
+
+    def __init__(self) -> None:
+        #: How many calls wait to be told that it has the channel. When one of them was told it is
+        #: 0, and what becomes of the others changes nothing.
+        self.waiting = 0
+
+
 class _Route:
     """The subscriptions of a channel. They share one SUBSCRIBE, and one copy on the wire."""
 
     __slots__ = ("claims", "error", "operation")
 
     def __init__(self) -> None:
-        #: The subscriptions, and for each how many calls wait to be told that it has the channel.
-        #: When one of them was told it is 0: what becomes of the others changes nothing.
-        self.claims: dict[AnySubscription, int] = {}
+        self.claims: dict[AnySubscription, _Claim] = {}
         #: The id of its SUBSCRIBE.
         self.operation = 0
         #: Why the hub refused it, if it did.
@@ -103,13 +116,17 @@ class Connection:
         self._decided = anyio.Event()
         self._is_welcome = False
         self._ended = anyio.Event()
+        # Calls that wait for it to open, and whether one has seen it open.
         self._openers = 0
+        self._is_taken = False
         # Why nothing new can be begun.
         self._over: ErrorFactory | None = None
         self._routes: dict[str, _Route] = {}
         # By the id of their SUBSCRIBE, the routes that wait for its answer.
         self._joining: dict[int, dict[str, _Route]] = {}
         self._subscriptions: dict[AnySubscription, None] = {}
+        # What the gaps were that no log tells of yet.
+        self._gaps: list[int | None] = []
 
     # Lifetime
 
@@ -135,13 +152,16 @@ class Connection:
         self._openers += 1
         try:
             await self._decided.wait()
+        except BaseException:
+            if self._openers == 1 and not self._is_taken:
+                # Nobody else wants it, or has it: not even if it has opened in this very moment.
+                self.close_nowait()
+            raise
         finally:
             self._openers -= 1
-            if not self._openers and not self._decided.is_set():
-                # Cancelled, and nobody else wants it.
-                self.close_nowait()
         if self._over is not None:
             raise self._over()
+        self._is_taken = True
 
     async def close(self) -> None:
         """Begin to close, and wait until the connection has ended."""
@@ -169,6 +189,8 @@ class Connection:
                     broken = await self._link.run(self._on_event, self._on_violation)
                 if broken is not None:
                     text = f"the connection to {self._address} broke: {broken}"
+                if self._gaps:
+                    self._log_gaps()
         except HypsError as caught:
             kind, text = type(caught), str(caught)
         except Exception as caught:
@@ -217,6 +239,8 @@ class Connection:
     def _on_event(self, event: ClientEvent | ServerEvent) -> None:
         match event:
             case Messages(runs):
+                if self._gaps:
+                    self._log_gaps()
                 routes = self._routes
                 for run in runs:
                     route = routes.get(run.channel)
@@ -231,7 +255,8 @@ class Connection:
                 joining = self._joining.pop(operation, {})
                 for refusal in refusals:
                     self._refuse_route(joining, refusal)
-            case Gap(channel):
+            case Gap(channel, missed):
+                self._gaps.append(missed)
                 route = self._routes.get(channel)
                 if route is not None:
                     for subscription in route.claims:
@@ -252,6 +277,19 @@ class Connection:
         for subscription in subscriptions:
             self.forget(subscription)
             subscription.end(partial(SubscriptionOverflow, "the subscription's buffer was full"))
+
+    def _log_gaps(self) -> None:
+        """Tell of the gaps that one overflow at the hub made, in one line."""
+        known = sum([missed for missed in self._gaps if missed is not None])
+        unknown = None in self._gaps
+        logger.warning(
+            "this process read too slowly: %s dropped %d messages in %d channels%s",
+            self._hub,
+            known,
+            len(self._gaps),
+            ", and an unknown number of others" if unknown else "",
+        )
+        self._gaps.clear()
 
     def _on_violation(self, error: RemoteProtocolError) -> None:
         if self._is_welcome:
@@ -304,7 +342,7 @@ class Connection:
         names = dict.fromkeys(channels)
         unknown = [name for name in names if name not in self._routes]
         operation = link.begun(link.protocol.subscribe(unknown))
-        claimed: dict[str, _Route] = {}
+        claimed: dict[str, tuple[_Route, _Claim]] = {}
         self._subscriptions[subscription] = None
         for name in names:
             route = self._routes.get(name)
@@ -312,31 +350,35 @@ class Connection:
                 route = self._routes[name] = _Route()
                 route.operation = operation
                 self._joining.setdefault(operation, {})[name] = route
-            claims = route.claims.get(subscription)
-            if claims != 0:
-                route.claims[subscription] = (claims or 0) + 1
-                claimed[name] = route
+            claim = route.claims.get(subscription)
+            if claim is None:
+                claim = route.claims[subscription] = _Claim()
+            elif not claim.waiting:
+                continue
+            claim.waiting += 1
+            claimed[name] = (route, claim)
         subscription.held.update(claimed)
-        last = max([route.operation for route in claimed.values()], default=0)
+        last = max([route.operation for route, _ in claimed.values()], default=0)
         try:
             await link.expect(last, is_own=False).wait()
-            _raise_refusal(claimed.values())
+            _raise_refusal([route for route, _ in claimed.values()])
         except BaseException:
             self._give_up(subscription, claimed)
             raise
-        for route in claimed.values():
-            if subscription in route.claims:
-                route.claims[subscription] = 0
+        for _, claim in claimed.values():
+            claim.waiting = 0
 
-    def _give_up(self, subscription: AnySubscription, claimed: dict[str, _Route]) -> None:
+    def _give_up(
+        self, subscription: AnySubscription, claimed: dict[str, tuple[_Route, _Claim]]
+    ) -> None:
         """Leave channels, unless another call has them or waits for them too."""
-        unwanted = []
-        for name, route in claimed.items():
-            claims = route.claims.get(subscription, 0)
-            if claims > 1:
-                route.claims[subscription] = claims - 1
-            elif claims == 1:
-                unwanted.append(name)
+        unwanted: list[str] = []
+        for name, (route, claim) in claimed.items():
+            # It may have been left meanwhile, and joined anew.
+            if claim.waiting and route.claims.get(subscription) is claim:
+                claim.waiting -= 1
+                if not claim.waiting:
+                    unwanted.append(name)
         self.leave(subscription, unwanted)
 
     def leave(self, subscription: AnySubscription, channels: Iterable[str]) -> int | None:

@@ -11,7 +11,7 @@ from anyio.streams.tls import TLSStream
 
 from ._backend import Waiter, waiter_type
 from .protocol import NEED_DATA, ClientProtocol, RemoteProtocolError, ServerProtocol, State, Taken
-from .protocol.limits import PASS_RECORDS
+from .protocol.limits import PASS_WORK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,6 +105,8 @@ class Pump(Generic[_Endpoint]):
                     await self._written.wait()
                     tasks.cancel_scope.cancel()
         finally:
+            # What is queued can be much, and must not wait for the collector of cycles.
+            self.protocol.discard()
             with anyio.move_on_after(self.protocol.limits.close_timeout, shield=True):
                 await anyio.aclose_forcefully(self._stream)
 
@@ -138,7 +140,8 @@ class Pump(Generic[_Endpoint]):
                 else:
                     self._on_sent()
                     await self._park()
-        except _BROKEN as error:
+        except (*_BROKEN, anyio.EndOfStream) as error:
+            # The end of the stream is what TLS finds when it must read to be able to write.
             self._break(error)
 
     async def _park(self) -> None:
@@ -153,8 +156,12 @@ class Pump(Generic[_Endpoint]):
             while not self.protocol.is_finished:
                 await self._park()
             self._scope.cancel()
-        else:
+            return
+        try:
             await self._stream.send_eof()
+        except RuntimeError as error:
+            # uvloop, of a connection that was reset.
+            self._break(error)
 
     async def _keep_time(self) -> None:
         while True:
@@ -168,15 +175,15 @@ class Pump(Generic[_Endpoint]):
 
     async def _handle_events(self) -> None:
         next_event = self.protocol.next_event
-        taken = 0
+        work = 0
         try:
             while (event := next_event()) is not NEED_DATA:
                 self._on_event(event)
                 if type(event) is Taken:
-                    taken += event.records
-                    if taken >= PASS_RECORDS:
+                    work += event.work
+                    if work >= PASS_WORK:
                         # One session's flood must not keep the others waiting.
-                        taken = 0
+                        work = 0
                         await checkpoint()
         except RemoteProtocolError as error:
             if self._on_violation is not None:

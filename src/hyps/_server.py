@@ -64,6 +64,10 @@ class Server(anyio.AsyncContextManagerMixin):
     ) -> None:
         if token == "":
             raise ValueError("an empty token would let everybody in")
+        try:
+            self._token = None if token is None else token.encode()
+        except UnicodeEncodeError:
+            raise ValueError("the token has no UTF-8 form") from None
         if not 0 <= port <= 65_535:
             raise ValueError(f"port must be between 0 and 65535, not {port}")
         self._address: TCPAddress | UnixAddress
@@ -74,10 +78,10 @@ class Server(anyio.AsyncContextManagerMixin):
         else:
             raise ValueError("there is no TLS over Unix sockets")
         self._ssl_context = ssl_context
-        self._token = token
         self._broker = Broker(secrets.token_hex(6), limits)
         self._pumps: set[Pump[ServerProtocol]] = set()
         self._accepted = 0
+        self._is_leaving = False
         self._all_left: anyio.Event | None = None
         self._urls: tuple[str, ...] = ()
         self._socket_id: tuple[int, int] | None = None
@@ -94,6 +98,7 @@ class Server(anyio.AsyncContextManagerMixin):
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncIterator[Server]:
+        self._is_leaving = False
         listeners = await listen(self._address)
         if isinstance(self._address, UnixAddress):
             self._socket_id = _file_id(self._address.path)
@@ -142,6 +147,7 @@ class Server(anyio.AsyncContextManagerMixin):
 
     async def _leave(self, listeners: Sequence[SocketListener]) -> None:
         """Stop accepting, and give the sessions their time to end."""
+        self._is_leaving = True
         self._remove_socket()
         # Shielded, as being cancelled is how a server is usually told to leave.
         with anyio.move_on_after(self._broker.limits.close_timeout, shield=True):
@@ -170,22 +176,28 @@ class Server(anyio.AsyncContextManagerMixin):
                 start_soon(self._welcome, stream)
 
     async def _welcome(self, stream: ByteStream) -> None:
-        if self._ssl_context is not None:
-            peer = _peer(stream)
-            try:
-                with anyio.fail_after(self._broker.limits.hello_timeout):
-                    stream = await TLSStream.wrap(
-                        stream,
-                        server_side=True,
-                        ssl_context=self._ssl_context,
-                        standard_compatible=False,
-                    )
-            except (OSError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
-                # TimeoutError is an OSError too.
-                logger.warning("%s: refused (tls): %s", peer, str(error) or repr(error))
-                await anyio.aclose_forcefully(stream)
-                return
-        await self._serve_session(stream, shield=True)
+        try:
+            if self._ssl_context is not None:
+                stream = await self._wrap(stream, self._ssl_context)
+            # One that was accepted while the server was left would be missed by the goodbyes.
+            if not self._is_leaving:
+                # Shielded: when the server is cancelled its sessions have time to end.
+                await self._serve_session(stream, shield=True)
+        except (OSError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
+            # TimeoutError is an OSError too.
+            why = str(error) or repr(error)
+            logger.warning("%s: refused (tls): %s", _peer(stream), why)
+        except Exception:
+            # A defect of the hub. It must not end the others.
+            logger.exception("internal error")
+        finally:
+            await anyio.aclose_forcefully(stream)
+
+    async def _wrap(self, stream: ByteStream, ssl_context: ssl.SSLContext) -> ByteStream:
+        with anyio.fail_after(self._broker.limits.hello_timeout):
+            return await TLSStream.wrap(
+                stream, server_side=True, ssl_context=ssl_context, standard_compatible=False
+            )
 
     async def handle(self, stream: ByteStream) -> None:
         """Serve one connection over any byte stream, and close it.
@@ -195,7 +207,6 @@ class Server(anyio.AsyncContextManagerMixin):
         await self._serve_session(stream, shield=False)
 
     async def _serve_session(self, stream: ByteStream, *, shield: bool) -> None:
-        # Accepted sessions are shielded: when the server is cancelled they have time to end.
         self._accepted += 1
         name = str(self._accepted)
         pump = Pump(
@@ -217,6 +228,7 @@ class Server(anyio.AsyncContextManagerMixin):
             logger.exception("session %s: internal error", session.name)
         finally:
             pump.protocol.close()
+            pump.protocol.discard()
             # For servers that are not entered, of which nobody else tells the time.
             self._broker.tick(anyio.current_time())
             self._pumps.discard(pump)
@@ -228,7 +240,7 @@ class Server(anyio.AsyncContextManagerMixin):
 class _Session:
     """What the hub decides, and logs, about one connection."""
 
-    def __init__(self, protocol: ServerProtocol, name: str, token: str | None) -> None:
+    def __init__(self, protocol: ServerProtocol, name: str, token: bytes | None) -> None:
         self.name = name
         self._protocol = protocol
         self._token = token
@@ -244,9 +256,7 @@ class _Session:
             logger.info("session %s: the client gave up: %s", self.name, event)
 
     def _on_hello(self, hello: Hello) -> None:
-        if self._token is None or hmac.compare_digest(
-            (hello.token or "").encode(), self._token.encode()
-        ):
+        if self._token is None or hmac.compare_digest((hello.token or "").encode(), self._token):
             logger.debug("session %s: client %r", self.name, hello.client)
             self._protocol.accept()
         else:
@@ -265,7 +275,11 @@ class _Session:
 
 
 def _peer(stream: ByteStream) -> str:
-    address = stream.extra(SocketAttribute.remote_address, None)
+    try:
+        address = stream.extra(SocketAttribute.remote_address, None)
+    except Exception:
+        # Of a connection that was reset already, uvloop has no socket, which AnyIO does not expect.
+        return "gone already"
     if isinstance(address, tuple):
         return f"{address[0]}:{address[1]}"
     return "local"

@@ -11,7 +11,7 @@ from anyio.lowlevel import checkpoint
 
 from ._buffer import make_buffer
 from ._errors import SubscriptionClosed, WouldBlock
-from .protocol import Gap, GapReason, Message, encode
+from .protocol import Gap, Message, encode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator
@@ -32,12 +32,6 @@ logger = logging.getLogger("hyps.client")
 
 #: Runs that a reader takes from its buffer before it lets other tasks run.
 _RUNS_PER_PASS: Final = 64
-
-_LOST_BY: Final[dict[GapReason, str]] = {
-    "hub": "this process read too slowly, and the hub",
-    "client": "a subscription's buffer was full, and it",
-    "reconnect": "the connection was lost for a while, which",
-}
 
 #: What a subscription yields: messages, or with ``gaps=True`` messages and gaps.
 Item = TypeVar("Item", bound=Message | Gap, covariant=True, default=Message)
@@ -330,18 +324,13 @@ class Subscription(Generic[Item]):
             self._missed_unknown = True
         else:
             self._missed += gap.missed
-        self._log(gap.missed, gap.reason)
         if self._reader is not None:
             self._reader.set()
 
     def _log_episode(self) -> None:
         if self._logs_overflow:
-            self._log(self._episode, "client")
+            logger.warning("a subscription's buffer was full: %d messages missed", self._episode)
         self._episode = 0
-
-    def _log(self, missed: int | None, reason: GapReason) -> None:
-        number = "an unknown number of" if missed is None else str(missed)
-        logger.warning("%s missed %s messages", _LOST_BY[reason], number)
 
     def end(self, error: Callable[[], HypsError] | None) -> None:
         """End the iteration when the buffer is empty, with an error or without."""

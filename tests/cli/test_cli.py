@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -119,6 +120,55 @@ def test_lines_are_published_as_they_come() -> None:
             pub.process.stdin.write(f"{text}\n")
             pub.process.stdin.flush()
             assert sub.read_line(sub.process.stdout) == f"news: {text}\n"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_pub_ends_on_a_signal_while_it_waits_for_lines(backend: str) -> None:
+    with (
+        serving() as (url, _),
+        subscribed("news", "--count", "1", "--url", url) as sub,
+        running(
+            "pub", "news", "-", "--url", url, "--backend", backend, stdin=subprocess.PIPE
+        ) as pub,
+    ):
+        assert pub.process.stdin is not None
+        pub.process.stdin.write("first\n")
+        pub.process.stdin.flush()
+        # It has begun to wait for the next one.
+        assert sub.end()[0] == 0
+        pub.process.send_signal(signal.SIGINT)
+        assert pub.process.wait(TIMEOUT) == 128 + signal.SIGINT
+        assert pub.end()[2] == ""
+
+
+def test_a_long_line_and_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    line = b"x" * 1_000_000
+    path.write_bytes(line + b"\n" + line)
+    with serving() as (url, _):
+        with path.open("rb") as lines:
+            command = [*HYPS, "pub", "news", "-", "--url", url]
+            done = subprocess.run(command, stdin=lines, capture_output=True, timeout=TIMEOUT)
+        assert (done.returncode, done.stderr) == (0, b"published 2 messages\n")
+        assert_one_line_of_error(run("pub", "news", "-", "--url", url, data=line * 3), "3000000")
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [("pub news - <&-", 0), ("pub news x 2>&-", 0), ("sub news --count 1 >/dev/full", 1)],
+)
+def test_files_that_are_closed_or_full(command: str, code: int) -> None:
+    with serving() as (url, _):
+        shell = f"exec {shlex.join(HYPS)} {command} --url {url}"
+        with subprocess.Popen(["bash", "-c", shell], stderr=subprocess.PIPE, text=True) as process:
+            if command.startswith("sub"):
+                assert process.stderr is not None
+                assert process.stderr.readline() == "subscribed news\n"
+                run("pub", "news", "hello", "--url", url)
+            _, err = process.communicate(timeout=TIMEOUT)
+        assert process.returncode == code
+        assert "Traceback" not in err
+        assert code == 0 or err.startswith("Error: ")
 
 
 def test_nothing_raw_reaches_the_terminal() -> None:

@@ -231,8 +231,9 @@ async def test_a_defect_below_ends_the_connection_and_nothing_else() -> None:
     try:
         async with connected_to_script() as (client, session):
             subscription = await session.enter(client.subscribe("a"), "a")
-            # This is to be logged.
+            # This is to be logged, and is when there is something else.
             await session.gap("a", b"script:3")
+            await session.deliver("a", b"3")
             with pytest.raises(hyps.ConnectionLost, match="internal error"):
                 await subscription.receive()
     finally:

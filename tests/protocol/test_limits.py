@@ -35,7 +35,7 @@ from hyps.protocol import (
     encode,
     encode_frame,
 )
-from hyps.protocol.limits import FRAME_SIZE, MAX_PONGS, PASS_RECORDS
+from hyps.protocol.limits import FRAME_SIZE, FRAME_WORK, MAX_PONGS, PASS_WORK
 from hyps.protocol.records import RUN_SIZE
 
 if TYPE_CHECKING:
@@ -263,10 +263,10 @@ def test_client_keeps_to_the_frames_of_a_hub_with_small_ones() -> None:
 def test_records_of_a_session_are_taken_in_passes(count: int) -> None:
     server = open_server()
     names = [("a", b""), ("b", b"")]
-    frame = publish(*[names[index % 2] for index in range(PASS_RECORDS * count - 1)])
+    frame = publish(*[names[index % 2] for index in range(PASS_WORK * count - 1)])
     server.receive_data(frame)
     taken = [event.records for event in drain(server) if isinstance(event, Taken)]
-    assert taken == [PASS_RECORDS] * (count - 1) + [PASS_RECORDS - 1]
+    assert taken == [PASS_WORK] * (count - 1) + [PASS_WORK - 1]
     assert b"".join([body for _, body in output(server)]) == b"k" * sum(taken)
 
 
@@ -280,12 +280,45 @@ def test_pass_ends_with_a_run() -> None:
 
 def test_session_that_ends_between_two_passes_takes_no_more() -> None:
     server = open_server()
-    frame = publish(*[("ab"[index % 2], b"") for index in range(PASS_RECORDS + 1)])
+    frame = publish(*[("ab"[index % 2], b"") for index in range(PASS_WORK + 1)])
     server.receive_data(frame)
-    assert server.next_event() == Taken(PASS_RECORDS)
+    assert server.next_event() == Taken(PASS_WORK)
     server.close()
     assert drain(server) == []
-    assert output(server) == [(Kind.PUBLISH_ACK, b"k" * PASS_RECORDS)]
+    assert output(server) == [(Kind.PUBLISH_ACK, b"k" * PASS_WORK)]
+
+
+def test_fan_out_is_work_too() -> None:
+    """Others get their turn before many records went to many subscribers."""
+    sessions = 100
+    broker = Broker("boot")
+    subscribers = [connect(broker, "a", "b") for _ in range(sessions)]
+    publisher = connect(broker)
+    publisher.server.receive_data(publish(*[("ab"[index % 2], b"") for index in range(1000)]))
+    taken = [event for event in drain(publisher.server) if isinstance(event, Taken)]
+    assert sum([event.records for event in taken]) == 1000
+    assert max([event.work for event in taken]) <= PASS_WORK + 2 * sessions
+    assert all(subscriber.server.backlog for subscriber in subscribers)
+
+
+def test_frames_without_records_are_work_too() -> None:
+    server = open_server()
+    server.receive_data(encode_frame(0x80, b"") * 2000)
+    events = drain(server)
+    assert events == [Taken(0)] * len(events)
+    assert len(events) == 2000 * FRAME_WORK // PASS_WORK
+    assert all(isinstance(event, Taken) and event.work <= PASS_WORK for event in events)
+
+
+# Answers that are not read
+
+
+def test_names_that_are_refused_are_not_echoed_without_end() -> None:
+    limits = Limits(max_message=100_000, max_in_flight=100, max_channel=100)
+    server = open_server(limits)
+    long = subscribe("c" * 10_000)
+    assert receive(server, long) == [Taken(1)]
+    assert expect_violation(server, long * 3, "limit") == [Taken(1)]
 
 
 # PING

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -58,7 +59,9 @@ def run(function: Callable[[], Awaitable[_T]], backend: str | None = None) -> _T
         if backend == "trio":
             return anyio.run(function, backend="trio")
         return anyio.run(function, backend_options={"use_uvloop": use_uvloop})
-    except HypsError as error:
+    except BrokenPipeError:
+        raise  # click ends the command without a word
+    except (HypsError, OSError) as error:
         raise click.ClickException(one_line(str(error))) from None
 
 
@@ -93,6 +96,18 @@ async def run_until_signal(function: Callable[[], Awaitable[Any]]) -> int | None
     if error is not None:
         raise error
     return received
+
+
+def open_standard_files() -> None:
+    """Open those of standard input, output and error that were closed.
+
+    Else the next file or socket would take the place of one.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def run_client(function: Callable[[], Awaitable[Any]], backend: str | None) -> None:

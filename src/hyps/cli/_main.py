@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from .. import __version__
+from ._common import open_standard_files
 from ._demo import demo
 from ._pub import pub
 from ._serve import serve
@@ -19,6 +20,7 @@ def main() -> None:
     "hyps serve" runs a hub; "hyps sub" and "hyps pub" talk to it; "hyps demo" shows all of it at
     once.
     """
+    open_standard_files()
 
 
 for command in (serve, sub, pub, demo):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
+import stat
 from functools import partial
 
 import click
-from anyio import to_thread
+from anyio import wait_readable
+from anyio.lowlevel import checkpoint
 
 from .. import Client, MessageTooLarge, connect
 from ..protocol.limits import MAX_FRAME_CEILING
@@ -19,6 +20,7 @@ from ._common import (
     url_option,
 )
 
+_STDIN = 0
 _READ_SIZE = 65_536
 
 
@@ -66,20 +68,34 @@ class _Pub:
 
     async def _publish_lines(self, client: Client) -> None:
         """Publish lines as they come: in one batch what came at once."""
-        rest = b""
-        while True:
-            data = await to_thread.run_sync(_read_input, abandon_on_cancel=True)
-            *lines, rest = (rest + data).split(b"\n")
-            if not data and rest:
-                lines.append(rest)
-            await client.publish_many((self._channel, line.removesuffix(b"\r")) for line in lines)
-            self.published += len(lines)
-            if not data:
-                return
-            if len(rest) > MAX_FRAME_CEILING:
+        start: list[bytes] = []  # of a line that is not complete
+        size = 0
+        while data := await _read_input():
+            *lines, rest = data.split(b"\n")
+            if lines:
+                lines[0] = b"".join([*start, lines[0]])
+                start = []
+                size = 0
+                await self._publish_all(client, lines)
+            start.append(rest)
+            size += len(rest)
+            if size > MAX_FRAME_CEILING:
                 raise MessageTooLarge(f"a line of standard input is over {MAX_FRAME_CEILING} bytes")
+        if size:
+            await self._publish_all(client, [b"".join(start)])
+
+    async def _publish_all(self, client: Client, lines: list[bytes]) -> None:
+        await client.publish_many((self._channel, line.removesuffix(b"\r")) for line in lines)
+        self.published += len(lines)
 
 
-def _read_input() -> bytes:
-    # Not through a buffered reader, which would wait until its buffer is full.
-    return os.read(sys.stdin.fileno(), _READ_SIZE)
+async def _read_input() -> bytes:
+    """Read what there is of standard input; nothing at its end."""
+    # Not through a buffered reader, which would wait until its buffer is full; and not in a thread,
+    # which could not be told to end. Files are always readable, and cannot be waited for.
+    mode = os.fstat(_STDIN).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(_STDIN):
+        await wait_readable(_STDIN)
+    else:
+        await checkpoint()
+    return os.read(_STDIN, _READ_SIZE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -67,8 +66,7 @@ async def _print_messages(
         try:
             while count is None or count > 0:
                 messages = (await subscription.receive_many())[:count]
-                sys.stdout.write("".join([show(message) + "\n" for message in messages]))
-                sys.stdout.flush()
+                click.echo("\n".join([show(message) for message in messages]))
                 if count is not None:
                     count -= len(messages)
         finally:

@@ -184,6 +184,12 @@ class Endpoint(Generic[_Event]):
 
     # Ending
 
+    def discard(self) -> None:
+        """Forget what was received or is to be sent: the transport is gone."""
+        self._output.settle()
+        self._output.clear()
+        self._decoder.discard()
+
     def fail(self, message: str, code: str = ErrorCode.INTERNAL) -> None:
         """End the connection with an ERROR for the peer. Harmless when it has ended.
 

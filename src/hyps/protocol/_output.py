@@ -47,6 +47,7 @@ class OutputQueue:
         "_urgent",
         "frame_size",
         "items",
+        "items_size",
         "leaving_items",
         "queued",
     )
@@ -60,6 +61,8 @@ class OutputQueue:
         self.leaving_items: int = 0
         self.queued: int = 0
         self.items: int = 0
+        #: Bytes of the chunks that have items.
+        self.items_size: int = 0
         #: Bytes up to which neighbours are merged.
         self.frame_size: int = FRAME_SIZE
 
@@ -70,7 +73,9 @@ class OutputQueue:
         """Append the body of a frame, or a part of it where the kind is a list."""
         self._chunks.append((kind, body, items))
         self.queued += len(body) + CHUNK_OVERHEAD
-        self.items += items
+        if items:
+            self.items += items
+            self.items_size += len(body)
         if self._idle:
             self.wake()
 
@@ -89,7 +94,7 @@ class OutputQueue:
         """Forget what was put; what is urgent still goes out."""
         self._chunks.clear()
         self.queued = self._leaving
-        self.items = 0
+        self.items = self.items_size = 0
 
     def settle(self) -> None:
         """Stop counting what was taken: it has been sent."""
@@ -128,6 +133,9 @@ class OutputQueue:
             taken.append(frame_head(kind, length))
             taken += bodies
             size += length + 5
+            if count:
+                # All chunks of the frame are of one kind, so all have items.
+                self.items_size -= length
             self._leaving += length + CHUNK_OVERHEAD * len(bodies)
         self.items -= items
         self.leaving_items = items

@@ -109,6 +109,8 @@ class Broker:
         self.delivered: int = 0
         #: Messages that subscribers' bounds left no room for, counted likewise.
         self.missed: int = 0
+        #: Runs handed to subscribers, each counted once a subscriber: what publishing costs.
+        self.handed: int = 0
         self._boot_id = boot_id
         self._channels: dict[bytes, Channel] = {}
         # Channels that nobody holds: those that were left since the last sweep, and before it.
@@ -204,6 +206,7 @@ class Broker:
             channel.count += count
             # The publisher's own bytes, copied once for all.
             records = data[position:stop]
+            self.handed += len(channel.outboxes)
             for outbox in channel.outboxes:
                 if outbox.deliver(channel, records, count):
                     self.delivered += count

@@ -136,9 +136,12 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         # last UNSUBSCRIBE, as the first answer among theirs that grants the channel makes it
         # known; and where it stood before, if that is to be compared.
         self._joining: dict[bytes, tuple[int, int, bytes]] = {}
+        if token is not None and not isinstance(token, str):
+            raise TypeError(f"a token must be a str, not {type(token).__name__}")
         hello = dump(client=client, token=token, features=[])
         if len(hello) >= MAX_OPENING_FRAME:
             raise ValueError("the token is too long")
+        (token or "").encode()  # UnicodeEncodeError is a ValueError
         self._output.put_urgent(PREFACE + encode_frame(Kind.HELLO, hello))
 
     # Operations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 from .errors import (
@@ -48,10 +48,13 @@ class Hello:
 class Taken:
     """The hub took records of one kind from a session and queued their answers.
 
-    :param records: how many; at most a few thousand, so that others can have a turn in between
+    :param records: how many; none, if the work was in frames that had none
+    :param work: what it was worth, see ``PASS_WORK`` in :mod:`hyps.protocol.limits`: let other
+        sessions have a turn before much more is done for this one
     """
 
     records: int
+    work: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,8 +33,12 @@ CHUNK_OVERHEAD: Final = 64
 #: for answers; some slack costs 13 bytes each.
 MAX_PONGS: Final = 16
 
-#: Records taken from one session before others get their turn: some milliseconds of work.
-PASS_RECORDS: Final = 4_096
+#: Work that is done for one session before others get their turn: some milliseconds of it. A
+#: record that is taken is one unit, and so is a run that is handed to a subscriber.
+PASS_WORK: Final = 4_096
+
+#: Units of work in looking at a frame, whatever is in it.
+FRAME_WORK: Final = 8
 
 #: The largest ``max_frame`` that a client believes, so that a hub cannot make it buffer more.
 MAX_FRAME_CEILING: Final = 256 * MIB

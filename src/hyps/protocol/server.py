@@ -11,7 +11,7 @@ from .broker import Broker, Channel, Outbox
 from .errors import ErrorCode, RemoteProtocolError
 from .events import Hello, Taken
 from .frames import FrameDecoder, Kind
-from .limits import MAX_OPENING_FRAME, MAX_REASON, PASS_RECORDS
+from .limits import FRAME_WORK, MAX_OPENING_FRAME, MAX_REASON, PASS_WORK
 from .records import decode_channel, pack, scan
 
 if TYPE_CHECKING:
@@ -62,6 +62,10 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         self._channels: dict[bytes, Channel] = {}
         # A frame of which not all records have been taken: what takes a run, the kind of the
         # answer, the body, how far it got.
+        # The work in frames that no event tells of yet.
+        self._frame_work = 0
+        # Bytes of answers: a session's own names may be echoed, but not names without end.
+        self._max_owed = self.limits.max_in_flight * (self.limits.max_channel + _MAX_ANSWER)
         self._work: tuple[TakeRun, Kind, bytes, int] | None = None
         if len(broker.sessions) >= broker.limits.max_sessions:
             self.fail("the hub has as many sessions as it takes", ErrorCode.LIMIT)
@@ -145,9 +149,15 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         self._channels.clear()
 
     def _advance(self) -> bool:
-        if self._work is None:
-            return super()._advance()
-        self._take_records(*self._work)
+        if self._work is not None:
+            self._take_records(*self._work)
+        elif self._frame_work >= PASS_WORK:
+            self._events.append(Taken(0, self._frame_work))
+            self._frame_work = 0
+        elif super()._advance():
+            self._frame_work += FRAME_WORK
+        else:
+            return False
         return True
 
     def _on_hello(self, body: bytes) -> None:
@@ -182,21 +192,25 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         """Take about as many records as a pass allows."""
         codes: list[bytes] = []
         taken = 0
+        work, self._frame_work = self._frame_work, 0
+        handed_before = self._broker.handed
         try:
             for name, stop, count in scan(body, position):
                 codes.append(take(body, position, stop, name, count))
                 taken += count
                 position = stop
-                if taken >= PASS_RECORDS:
+                if taken + self._broker.handed - handed_before >= PASS_WORK:
                     break
         finally:
             # Valid records are answered before an invalid one ends the session.
             if answers := b"".join(codes):
                 self._outbox.put(answer, answers, len(answers))
             if taken:
-                self._events.append(Taken(taken))
+                work += taken + self._broker.handed - handed_before
+                self._events.append(Taken(taken, work))
         self._work = None if position == len(body) else (take, answer, body, position)
-        if self._outbox.items > self.limits.max_in_flight:
+        owed = self._outbox
+        if owed.items > self.limits.max_in_flight or owed.items_size > self._max_owed:
             raise RemoteProtocolError(
                 "more records than max_in_flight whose answers were not read", ErrorCode.LIMIT
             )
