@@ -32,8 +32,11 @@ DEFAULT_MAX_BYTES: Final = 4 * 1024 * 1024
 class Client:
     """A connection to a hub, shared by any number of tasks and subscriptions.
 
-    Enter it, or call :meth:`connect` and :meth:`shutdown`, which any two tasks may do.
-    Made by :func:`connect`.
+    Made by :func:`connect`. Enter it, or call :meth:`connect` and :meth:`shutdown`, which any two
+    tasks may do::
+
+        async with hyps.connect("hyps://127.0.0.1:8787") as client:
+            await client.publish("foo_ch", b"foo_msg")
     """
 
     def __init__(
@@ -47,6 +50,8 @@ class Client:
         self._address = parse_url(url)
         # Made for what it raises: a token that cannot be sent is the caller's error, and now.
         ClientProtocol(token=token)
+        if ssl_context is not None and not getattr(self._address, "tls", False):
+            raise ValueError(f"an ssl_context is for hypss:// URLs, not for {self._address}")
         self._token = token
         self._ssl_context = ssl_context
         self._limits = limits or Limits()
@@ -249,11 +254,14 @@ def connect(
     :param url: ``hyps://host:port``, ``hypss://host:port`` (TLS), ``hyps+unix:///path`` or
         ``memory://name``; if there is none, the environment's ``HYPS_URL``, or else
         ``hyps://127.0.0.1:8787``
-    :param token: what the hub knows the client by, if it asks
+    :param token: what the hub knows the client by, if it asks; if there is none, the environment's
+        ``HYPS_TOKEN``
     :param ssl_context: for TLS; None trusts whom the system trusts
     :param limits: the client's own bounds
     :raises InvalidURL: if Hyps cannot connect to such a URL
-    :raises ValueError: if the token cannot be sent
+    :raises ValueError: if the token cannot be sent, or there is an ``ssl_context`` without TLS
     """
-    url = url or os.environ.get("HYPS_URL") or DEFAULT_URL
+    if url is None:
+        url = os.environ.get("HYPS_URL") or DEFAULT_URL
+    token = token or os.environ.get("HYPS_TOKEN")
     return Client(url, token=token, ssl_context=ssl_context, limits=limits)

@@ -40,9 +40,18 @@ Item = TypeVar("Item", bound=Message | Gap, covariant=True, default=Message)
 class Subscription(Generic[Item]):
     """Channels, and the messages that arrive in them. Made by :meth:`Client.subscribe`.
 
-    Enter it, iterate it, leave it. Its channels may change meanwhile, and several tasks may
-    change them; one at a time may read. Messages of its channels arrive in the order in which
-    the hub took them.
+    Enter it, iterate it, leave it::
+
+        async with client.subscribe("foo_ch") as subscription:
+            async for message in subscription:
+                print(message.channel, message.data)
+
+    Its channels may change meanwhile, and several tasks may change them; one at a time may read,
+    and a second one gets ``anyio.BusyResourceError``. Messages of its channels arrive in the order
+    in which the hub took them.
+
+    The iteration ends when the subscription was left or the client was shut down, and raises
+    :class:`ConnectionLost` when the connection was lost, in both cases after what is in the buffer.
 
     The buffer is bounded, and what happens when it is full was chosen with ``overflow``. Each
     loss is counted and logged; with ``gaps=True`` it is also yielded, as a :class:`Gap` where the
@@ -102,6 +111,9 @@ class Subscription(Generic[Item]):
         assert self._connection is not None
         self._connection.forget(self)
         self.end(None)
+
+    def __repr__(self) -> str:
+        return f"<hyps.Subscription, channels: {len(self.held)}, missed: {self._missed}>"
 
     def __await__(self) -> Generator[Any, Any, NoReturn]:
         raise TypeError("a subscription is entered: async with client.subscribe(...) as name:")
@@ -228,7 +240,8 @@ class Subscription(Generic[Item]):
     async def receive_raw(self) -> bytes:
         """Do what :meth:`receive_many` does, and give concatenated records.
 
-        For forwarding, to who decodes them with :func:`hyps.protocol.records` or the like. Unless
+        For forwarding, to who decodes them with :func:`hyps.protocol.records`, which gives pairs of
+        channel and data, or the like. Unless
         a run was begun with another method, no message is looked at on the way. Records have no
         place for gaps: those are only counted.
 
@@ -329,7 +342,12 @@ class Subscription(Generic[Item]):
 
     def _log_episode(self) -> None:
         if self._logs_overflow:
-            logger.warning("a subscription's buffer was full: %d messages missed", self._episode)
+            channels = ", ".join(sorted(self.held)[:3]) or "none any more"
+            logger.warning(
+                "the buffer of a subscription was full: messages missed: %d (channels: %s)",
+                self._episode,
+                channels,
+            )
         self._episode = 0
 
     def end(self, error: Callable[[], HypsError] | None) -> None:

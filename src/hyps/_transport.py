@@ -86,8 +86,8 @@ def parse_url(url: str) -> Address:
             return UnixAddress(unquote(parts.path))
         case "memory":
             return MemoryAddress(_memory_name(url, parts))
-        case "":
-            raise InvalidURL(f"bad URL {url!r}: no scheme, expected one like hyps://host:port")
+    if not url.partition("://")[1]:
+        raise InvalidURL(f"bad URL {url!r}: no scheme, perhaps hyps://{url} is meant?")
     raise InvalidURL(
         f"bad URL {url!r}: the scheme {parts.scheme!r} is none of hyps, hypss, hyps+unix, memory"
     )

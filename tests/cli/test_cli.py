@@ -313,7 +313,8 @@ def test_unix_socket_in_use(tmp_path: Path) -> None:
         ("hyps+unix:///no/such/socket", ("no such file",)),
         ("hyps://127.0.0.1:99999", ("bad URL",)),
         ("redis://127.0.0.1", ("bad URL", "redis")),
-        ("localhost:8787", ("bad URL",)),
+        ("localhost:8787", ("bad URL", "hyps://localhost:8787")),
+        ("memory://name", ("memory",)),
     ],
 )
 def test_unusable_urls(command: tuple[str, ...], url: str, words: tuple[str, ...]) -> None:

@@ -125,12 +125,12 @@ async def test_losses_are_logged_once_an_episode(caplog: pytest.LogCaptureFixtur
             assert warned(caplog, "hyps.client") == []
             await subscription.receive()
             await one_by_one(client, 1)
-            assert [text for text in warned(caplog, "hyps.client") if "5 messages" in text]
+            assert [text for text in warned(caplog, "hyps.client") if "missed: 5 " in text]
             assert len(warned(caplog, "hyps.client")) == 1
             await one_by_one(client, 2)
         # Another one, and it ends with the subscription.
         assert len(warned(caplog, "hyps.client")) == 2
-        assert "2 messages" in warned(caplog, "hyps.client")[1]
+        assert "missed: 2 " in warned(caplog, "hyps.client")[1]
         assert subscription.missed == 7
 
 

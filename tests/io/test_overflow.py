@@ -85,7 +85,7 @@ async def test_close_ends_the_subscription(caplog: pytest.LogCaptureFixture) -> 
         assert subscription.channels == frozenset()
         assert await neighbour.receive_many() == [*numbers("a", 0, 1), *numbers("a", 0, 1)]
         assert neighbour.missed == 0
-    assert "1 messages" in warned(caplog, "hyps.client")[0]
+    assert "messages missed: 1 " in warned(caplog, "hyps.client")[0]
 
 
 async def test_a_closed_subscription_leaves_its_channels() -> None:

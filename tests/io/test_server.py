@@ -358,3 +358,12 @@ def test_what_a_server_cannot_be() -> None:
     for port in (-1, 65_536):
         with pytest.raises(ValueError, match="port"):
             hyps.Server(port=port)
+
+
+async def test_the_token_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYPS_TOKEN", "secret")
+    async with hyps.Server(port=0, token="secret") as server:
+        async with hyps.connect(server.urls[0]) as client:
+            assert client.connected
+        with pytest.raises(hyps.AuthenticationFailed):
+            await hyps.connect(server.urls[0], token="another").connect()

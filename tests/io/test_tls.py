@@ -119,3 +119,9 @@ async def test_a_hub_that_leaves_says_goodbye(
 async def test_tls_is_for_tcp(hub_context: ssl.SSLContext, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Unix"):
         hyps.Server(uds=tmp_path / "hub.sock", ssl_context=hub_context)
+
+
+async def test_a_context_is_for_tls(client_context: ssl.SSLContext) -> None:
+    for url in ("hyps://127.0.0.1", "hyps+unix:///hub.sock", "memory://name"):
+        with pytest.raises(ValueError, match="hypss"):
+            hyps.connect(url, ssl_context=client_context)

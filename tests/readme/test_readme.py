@@ -95,7 +95,20 @@ def test_commands(env: dict[str, str]) -> None:
         assert sub.returncode == 0
 
 
-@pytest.mark.parametrize("code", BLOCKS["python"])
+TEST_EXAMPLES = [code for code in BLOCKS["python"] if "pytest" in code]
+
+
+@pytest.mark.parametrize("code", TEST_EXAMPLES)
+def test_examples_of_tests(code: str, tmp_path: Path) -> None:
+    path = tmp_path / "test_example.py"
+    path.write_text(code, encoding="utf-8")
+    command = [sys.executable, "-W", "error", "-m", "pytest", "-q", str(path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT)
+    assert done.returncode == 0, done.stdout
+    assert "2 passed" in done.stdout  # on asyncio and on trio
+
+
+@pytest.mark.parametrize("code", [code for code in BLOCKS["python"] if code not in TEST_EXAMPLES])
 def test_examples(code: str, env: dict[str, str]) -> None:
     with started(SERVE, env, "listening at"):
         done = subprocess.run(

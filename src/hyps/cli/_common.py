@@ -12,6 +12,7 @@ import anyio
 import click
 
 from .. import HypsError, InvalidChannel
+from .._transport import MemoryAddress, parse_url
 from ..protocol.records import encode_channel
 
 if TYPE_CHECKING:
@@ -19,8 +20,21 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+
+def _check_url(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    try:
+        if isinstance(parse_url(value), MemoryAddress):
+            raise click.ClickException(
+                f"{value}: a hub in memory is of one process, and not of this"
+            )
+    except HypsError as error:
+        raise click.ClickException(one_line(str(error))) from None
+    return value
+
+
 url_option = click.option(
     "--url",
+    callback=_check_url,
     envvar="HYPS_URL",
     show_envvar=True,
     default="hyps://127.0.0.1:8787",

@@ -90,7 +90,10 @@ class Outbox(OutputQueue):
 class Broker:
     """Routes what is published to the sessions that hold its channel.
 
-    Make a :class:`ServerProtocol` for each connection; it calls everything here.
+    Make a :class:`ServerProtocol` for each connection; it calls everything here. What can be read:
+    ``published``, the messages taken from publishers; ``delivered`` and ``missed``, those queued
+    for subscribers and those that their bounds left no room for, each counted once a subscriber;
+    ``sessions``, ``channels`` and ``kept``.
 
     :param boot_id: 1 to 16 printable ASCII characters without ``:``, never used by another hub
         or by an earlier run of this one, so that no position is mistaken for another's
