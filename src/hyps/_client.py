@@ -263,5 +263,6 @@ def connect(
     """
     if url is None:
         url = os.environ.get("HYPS_URL") or DEFAULT_URL
-    token = token or os.environ.get("HYPS_TOKEN")
+    if token is None:
+        token = os.environ.get("HYPS_TOKEN") or None
     return Client(url, token=token, ssl_context=ssl_context, limits=limits)
