@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
 import pytest
+import trustme
 
 import hyps
 
@@ -260,6 +261,29 @@ def test_token() -> None:
         wrong = run("pub", "news", "x", "--url", url, "--token", "guess")
         assert_one_line_of_error(wrong, "token is wrong")
         assert run("pub", "news", "x", "--url", url, "--token", "secret")[0] == 0
+
+
+def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    both = tmp_path / "hub.pem"
+    issued = authority.issue_cert("127.0.0.1")
+    issued.private_key_and_cert_chain_pem.write_to_path(both)
+    key = tmp_path / "key.pem"
+    issued.private_key_pem.write_to_path(key)
+    with serving("--cert", str(both)) as (url, _):
+        assert url.startswith("hypss://")
+        assert_one_line_of_error(run("pub", "news", "x", "--url", url), "TLS", "certificate")
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        assert run("pub", "news", "x", "--url", url)[0] == 0
+    for arguments, words in (
+        (("--key", str(key)), "--key needs --cert"),
+        (("--cert", str(key)), "--cert: "),
+        (("--cert", str(both), "--uds", str(tmp_path / "socket")), "TLS"),
+    ):
+        code, _, err = run("serve", *arguments)
+        assert code == 2
+        assert words in err.splitlines()[-1]
 
 
 def test_limits() -> None:
