@@ -23,7 +23,7 @@ MAX_NESTING: Final = 16
 MAX_PREFACE: Final = 16
 
 #: Bytes that batches are merged to on their way out. Small frames suit many channels, large ones
-#: large messages; between 32 and 128 KiB the rate was the same within noise.
+#: large messages, and 32 to 128 KiB are a compromise.
 FRAME_SIZE: Final = 65_536
 
 #: What a queued chunk costs besides its bytes, so that a flood of tiny ones is bounded too.
@@ -54,14 +54,14 @@ class Limits:
     :param max_message: bytes of one message. 1 MiB is the default of NATS too; more than that is
         a file, which wants a store and not fan-out.
     :param max_channel: bytes of a channel's name. Names are keys, held once at each end.
-    :param max_channels: channels that one session may hold. Each costs the hub about 250 bytes.
+    :param max_channels: channels that one session may hold. Each costs the hub about 450 bytes.
     :param max_in_flight: records that one session may have sent without an answer. The answers
         that the hub keeps for a session are bounded by it.
     :param max_buffer: bytes queued for one session before its records are dropped and counted.
         Small enough for thousands of stalled sessions, large enough for a burst of 100,000 small
         messages.
     :param max_kept: channels without subscribers that the hub goes on counting, so that a short
-        disconnection is a gap of known size. Each costs about 250 bytes.
+        disconnection is a gap of known size. Each costs about 450 bytes.
     :param keep_time: seconds that it goes on, at least; at most twice as many. Clients are back
         in seconds; who was away for minutes wants a fresh start and not a number.
     :param max_sessions: sessions of one hub. Each takes a file descriptor, so the operating

@@ -39,8 +39,8 @@ class Message:
     :param data: the published bytes
     """
 
-    # Not a dataclass: the reader makes one for each message delivered, and without going
-    # through __init__ that takes less than half the time.
+    # Not a dataclass, and made by the reader without __init__: there is one for each message
+    # delivered, and so it takes a quarter less time.
     __slots__ = ("channel", "data")
     __match_args__ = ("channel", "data")
 
