@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from ._errors import WouldBlock as WouldBlock
     from ._server import Server as Server
     from ._server import serve as serve
+    from ._status import Connected as Connected
+    from ._status import ConnectionEvent as ConnectionEvent
+    from ._status import ConnectionEvents as ConnectionEvents
+    from ._status import Disconnected as Disconnected
+    from ._status import Reconnected as Reconnected
     from ._subscription import Subscription as Subscription
     from .protocol import Gap as Gap
     from .protocol import HypsError as HypsError
@@ -39,8 +44,12 @@ __all__ = (
     "AuthenticationFailed",
     "CannotListen",
     "Client",
+    "Connected",
+    "ConnectionEvent",
+    "ConnectionEvents",
     "ConnectionLost",
     "ConnectionRefused",
+    "Disconnected",
     "Gap",
     "HypsError",
     "InvalidChannel",
@@ -50,6 +59,7 @@ __all__ = (
     "MessageTooLarge",
     "PermissionDenied",
     "ProtocolError",
+    "Reconnected",
     "Server",
     "Subscription",
     "SubscriptionClosed",
@@ -74,6 +84,13 @@ _HOMES = {
         "WouldBlock",
     ),
     "_server": ("Server", "serve"),
+    "_status": (
+        "Connected",
+        "ConnectionEvent",
+        "ConnectionEvents",
+        "Disconnected",
+        "Reconnected",
+    ),
     "_subscription": ("Subscription",),
     "protocol": (
         "Gap",

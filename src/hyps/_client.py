@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from typing import TYPE_CHECKING, Final, Literal, NoReturn, overload
 
-from ._connection import Connection
-from ._errors import ConnectionLost
+import anyio
+from anyio.lowlevel import checkpoint
+
+from ._connection import Connection, Settings
+from ._errors import ConnectionLost, WouldBlock
+from ._link import Batches
+from ._status import ConnectionEvents, Status
 from ._subscription import Subscription
-from ._transport import parse_url
-from .protocol import ClientProtocol, Gap, Limits, Message
+from ._transport import name_of, parse_url
+from .protocol import ClientProtocol, Gap, HypsError, Limits, Message
+from .protocol.limits import FRAME_SIZE
 
 if TYPE_CHECKING:
     import ssl
@@ -21,12 +28,18 @@ if TYPE_CHECKING:
     from ._buffer import Overflow
     from .protocol.client import Data
 
+WhenDisconnected = Literal["wait", "raise"]
+
 DEFAULT_URL: Final = "hyps://127.0.0.1:8787"
 
 #: What one subscription buffers: some frames of small messages, or some large messages. Readers
 #: that keep up on the whole are not to lose anything in a burst.
 DEFAULT_MAX_MESSAGES: Final = 16_384
 DEFAULT_MAX_BYTES: Final = 4 * 1024 * 1024
+
+
+#: Seconds. Who waits for a hub that was away for minutes is told within some seconds more.
+DEFAULT_RECONNECT_MAX_DELAY: Final = 10.0
 
 
 class Client:
@@ -45,16 +58,29 @@ class Client:
         *,
         token: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        when_disconnected: WhenDisconnected = "wait",
+        reconnect_max_delay: float = DEFAULT_RECONNECT_MAX_DELAY,
         limits: Limits | None = None,
     ) -> None:
-        self._address = parse_url(url)
+        addresses = parse_url(url)
+        self._url = name_of(addresses)
         # Made for what it raises: a token that cannot be sent is the caller's error, and now.
         ClientProtocol(token=token)
-        if ssl_context is not None and not getattr(self._address, "tls", False):
-            raise ValueError(f"an ssl_context is for hypss:// URLs, not for {self._address}")
-        self._token = token
-        self._ssl_context = ssl_context
-        self._limits = limits or Limits()
+        if ssl_context is not None and not getattr(addresses[0], "tls", False):
+            raise ValueError(f"an ssl_context is for hypss:// URLs, not for {self._url}")
+        if when_disconnected not in ("wait", "raise"):
+            raise ValueError(f"when_disconnected is none of wait, raise: {when_disconnected!r}")
+        if not 0 < reconnect_max_delay < math.inf:
+            raise ValueError(f"reconnect_max_delay must be positive, not {reconnect_max_delay!r}")
+        self._settings = Settings(
+            addresses=addresses,
+            token=token,
+            ssl_context=ssl_context,
+            limits=limits or Limits(),
+            waits=when_disconnected == "wait",
+            reconnect_max_delay=reconnect_max_delay,
+        )
+        self._status = Status()
         self._connection: Connection | None = None
 
     # Lifetime
@@ -81,29 +107,29 @@ class Client:
         connection = getattr(self, "_connection", None)
         if connection is not None and not connection.is_over:
             warnings.warn(
-                f"a client of {self._address} was never shut down", ResourceWarning, stacklevel=2
+                f"a client of {self._url} was never shut down", ResourceWarning, stacklevel=2
             )
 
     def __repr__(self) -> str:
         state = "connected" if self.connected else "not connected"
-        return f"<hyps.Client of {self._address}, {state}>"
+        return f"<hyps.Client of {self._url}, {state}>"
 
     async def connect(self) -> None:
         """Connect, in any task; returns when the hub has opened the session.
 
-        Calls while it is connecting wait for the same connection, and when it is connected they
-        do nothing. If it was shut down or lost its connection, it connects anew.
+        Calls while it is connecting, or connecting again, wait for the same connection, and when it
+        is connected they do nothing. If it was shut down or lost its connection for good, it
+        connects anew.
 
         :raises ConnectionRefused: if no session could be opened
         :raises AuthenticationFailed: if that was for the token
+        :raises ConnectionLost: if the client is shut down meanwhile
         """
         connection = self._connection
         if connection is None or connection.is_over:
-            connection = self._connection = Connection(
-                self._address, self._token, self._ssl_context, self._limits
-            )
+            connection = self._connection = Connection(self._settings, self._status)
             connection.start()
-        await connection.wait_opened()
+        await connection.wait_open()
 
     async def shutdown(self) -> None:
         """Send what is queued, end every iteration, and close. Harmless when there is nothing to.
@@ -112,6 +138,7 @@ class Client:
         """
         if self._connection is not None:
             await self._connection.close()
+        self._status.end()
 
     async def aclose(self) -> None:
         """Do what :meth:`shutdown` does."""
@@ -119,8 +146,21 @@ class Client:
 
     @property
     def connected(self) -> bool:
-        """Whether operations can be begun now."""
+        """Whether there is a connection now, with all channels subscribed. For readiness checks."""
         return self._connection is not None and self._connection.is_open
+
+    def events(self) -> ConnectionEvents:
+        """Watch the connection: :class:`Connected`, :class:`Disconnected`, :class:`Reconnected`.
+
+        The first event is how things are now, if the client was connected before::
+
+            async for event in client.events():
+                print(event)
+
+        :return: an async iterator that ends when the client is shut down or lost its connection
+            for good
+        """
+        return ConnectionEvents(self._status)
 
     def _get_connection(self) -> Connection:
         if self._connection is None:
@@ -132,6 +172,9 @@ class Client:
     async def publish(self, channel: str, data: Data) -> None:
         """Publish a message; returns when the hub has ACKed.
 
+        While the client is connecting again it waits, as all operations do, unless
+        ``when_disconnected`` is ``"raise"``. What was begun is never sent again.
+
         The ACK means that the hub has taken the message, and has queued it for every session that
         was subscribed then, or counted it as missed there. When cancelled the message may be
         published all the same.
@@ -142,9 +185,15 @@ class Client:
         :raises MessageTooLarge: if the hub would not take it
         :raises PermissionDenied: if the hub does not allow it
         :raises Unavailable: if the hub did not take it as it is about to leave
-        :raises ConnectionLost: if there is no connection, or it was lost before the ACK
+        :raises ConnectionLost: if the connection was lost before the ACK, so that the outcome is
+            unknown; or if there is none, and none to wait for
         """
-        await self._get_connection().publish(channel, data)
+        link = await self._get_connection().ready()
+        try:
+            operation = link.begun(link.protocol.publish(channel, data))
+        finally:
+            link.let_in()
+        await link.wait_for([link.expect(operation, is_own=True)])
 
     async def publish_many(self, messages: Iterable[tuple[str, Data]]) -> None:
         """Publish messages in order; returns when the hub has ACKed all of them.
@@ -160,7 +209,35 @@ class Client:
         :raises Unavailable:
         :raises ConnectionLost:
         """
-        await self._get_connection().publish_many(messages)
+        connection = self._get_connection()
+        await checkpoint()
+        iterator = iter(messages)
+        batches = Batches()
+        error: Exception | None = None
+        try:
+            while not batches.failed:
+                link = await connection.get_link()
+                if link.is_full and not await link.wait_for_room():
+                    continue
+                try:
+                    operation = link.protocol.publish_many(iterator, max_bytes=FRAME_SIZE)
+                finally:
+                    link.let_in()
+                if operation is None:
+                    break
+                batches.append(link, link.expect(link.begun(operation), is_own=True))
+                # The writer sends this batch while the next one is made.
+                await checkpoint()
+        except anyio.get_cancelled_exc_class():
+            batches.abandon()
+            raise
+        except Exception as caught:
+            # A message is wrong, the iterable failed, or the connection is lost. The answers that
+            # are due come first, as they are about what came before.
+            error = caught
+        await batches.wait()
+        if error is not None:
+            raise error
 
     def publish_nowait(self, channel: str, data: Data) -> None:
         """Publish a message without waiting for room or for the ACK.
@@ -169,21 +246,44 @@ class Client:
 
         :param channel: name of the channel
         :param data: the message; text becomes UTF-8
-        :raises WouldBlock: if ``limits.max_backlog`` bytes wait to be sent
+        :raises WouldBlock: if ``limits.max_backlog`` bytes wait to be sent, or the client is
+            connecting again
         :raises InvalidChannel: if the name cannot be a channel's
         :raises MessageTooLarge: if the hub would not take it
-        :raises ConnectionLost: if there is no connection
+        :raises ConnectionLost: if there is no connection, and none to wait for
         """
-        self._get_connection().publish_nowait(channel, data)
+        connection = self._get_connection()
+        link = connection.open_link
+        if link is None:
+            if connection.over is not None:
+                raise connection.over()
+            connection.check_may_wait()
+            raise WouldBlock("the client is not connected at the moment")
+        if link.is_full:
+            raise WouldBlock("the hub is not reading as fast as this client publishes")
+        link.publish_unawaited(channel, data)
 
     async def flush(self) -> None:
-        """Wait until all operations so far are answered.
+        """Wait until all operations so far are answered, or lost.
 
         :raises HypsError: the first error among the operations that nobody awaited, since the
-            last call
+            last call; :class:`ConnectionLost` if they were lost with their connection
         :raises ConnectionLost: if there is no connection, or it was lost meanwhile
         """
-        await self._get_connection().flush()
+        connection = self._get_connection()
+        error: HypsError | None = None
+        if connection.link is None:
+            await checkpoint()
+        else:
+            try:
+                await connection.link.wait_for_all()
+            except HypsError as caught:
+                error = caught
+        error = connection.unheard.take() or error
+        if error is None and connection.over is not None:
+            error = connection.over()
+        if error is not None:
+            raise error
 
     @overload
     def subscribe(
@@ -247,22 +347,40 @@ def connect(
     *,
     token: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    when_disconnected: WhenDisconnected = "wait",
+    reconnect_max_delay: float = DEFAULT_RECONNECT_MAX_DELAY,
     limits: Limits | None = None,
 ) -> Client:
     """Make a client. Nothing is connected until it is entered.
 
+    The first connection fails at once if there is no hub. One that is lost later is made again,
+    however long it takes, and the channels of all subscriptions with it.
+
     :param url: ``hyps://host:port``, ``hypss://host:port`` (TLS), ``hyps+unix:///path`` or
         ``memory://name``; if there is none, the environment's ``HYPS_URL``, or else
-        ``hyps://127.0.0.1:8787``
+        ``hyps://127.0.0.1:8787``. Several hosts, ``hyps://host:port,host:port``, are tried in this
+        order at each connecting; hubs know nothing of each other, so give all clients the same.
     :param token: what the hub knows the client by, if it asks; if there is none, the environment's
         ``HYPS_TOKEN``
     :param ssl_context: for TLS; None trusts whom the system trusts
+    :param when_disconnected: what operations do that are begun while the client is connecting
+        again: ``"wait"``, or ``"raise"`` :class:`ConnectionLost`
+    :param reconnect_max_delay: seconds to wait before connecting again, at most. The first wait is
+        up to 0.1 seconds, each further one up to twice as long, at random.
     :param limits: the client's own bounds
     :raises InvalidURL: if Hyps cannot connect to such a URL
-    :raises ValueError: if the token cannot be sent, or there is an ``ssl_context`` without TLS
+    :raises ValueError: if an argument is none of these, the token cannot be sent, or there is an
+        ``ssl_context`` without TLS
     """
     if url is None:
         url = os.environ.get("HYPS_URL") or DEFAULT_URL
     if token is None:
         token = os.environ.get("HYPS_TOKEN") or None
-    return Client(url, token=token, ssl_context=ssl_context, limits=limits)
+    return Client(
+        url,
+        token=token,
+        ssl_context=ssl_context,
+        when_disconnected=when_disconnected,
+        reconnect_max_delay=reconnect_max_delay,
+        limits=limits,
+    )

@@ -1,28 +1,31 @@
-"""A client's connection: a task of its own that outlives the calls of its users.
+"""A client's connection: a task of its own that outlives the calls of its users, and every link.
 
 What is known about the connection lives here and not in the :class:`Client`, so that a client
 that nobody refers to any more can be noticed. Every change of state is made in one go, without
 waiting; users wait only for an answer, for room, or for the connection to open or to end.
+
+A link is lost: its operations are told, the channels' positions are noted. A link is had again:
+all channels are subscribed in one batch, and when that is answered the connection is open.
 """
 
 from __future__ import annotations
 
 import logging
+import random
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 from anyio.lowlevel import checkpoint
 
 from ._backend import spawn, waiter_type
-from ._errors import (
-    AuthenticationFailed,
-    ConnectionLost,
-    ConnectionRefused,
-    SubscriptionOverflow,
-)
-from ._link import Link
-from ._transport import Address, dial
+from ._errors import AuthenticationFailed, ConnectionLost, ConnectionRefused
+from ._link import Link, Unheard
+from ._losses import LossLog
+from ._routes import Routes
+from ._status import Connected, Disconnected, Reconnected, Status
+from ._transport import dial, name_of
 from ._version import __version__
 from .protocol import (
     Acked,
@@ -32,13 +35,11 @@ from .protocol import (
     Gap,
     GoingAway,
     HypsError,
-    Limits,
-    Message,
     Messages,
     PeerError,
     Refusal,
     Rejected,
-    RemoteProtocolError,
+    State,
     Welcome,
 )
 
@@ -47,121 +48,118 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ._link import ErrorFactory
-    from ._subscription import Subscription
-    from .protocol import ClientEvent, ServerEvent
-    from .protocol.client import Data
-
-    AnySubscription = Subscription[Message] | Subscription[Message | Gap]
+    from ._routes import AnySubscription
+    from ._transport import Address
+    from .protocol import ClientEvent, Limits, RemoteProtocolError, ServerEvent
 
 
 logger = logging.getLogger("hyps.client")
 
-
-class _Claim:
-    """A subscription's hold on a channel, from its joining to its leaving it."""
-
-    __slots__ = ("waiting",)
-
-    def __init__(self) -> None:
-        #: How many calls wait to be told that it has the channel. When one of them was told it is
-        #: 0, and what becomes of the others changes nothing.
-        self.waiting = 0
+#: Seconds that the first wait before connecting again takes at most; each further one takes up to
+#: twice as long. A hub that restarts is back in some tenths of a second.
+_FIRST_DELAY: Final = 0.1
 
 
-class _Route:
-    """The subscriptions of a channel. They share one SUBSCRIBE, and one copy on the wire."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a client connects.
 
-    __slots__ = ("claims", "error", "operation")
-
-    def __init__(self) -> None:
-        self.claims: dict[AnySubscription, _Claim] = {}
-        #: The id of its SUBSCRIBE.
-        self.operation = 0
-        #: Why the hub refused it, if it did.
-        self.error: ErrorFactory | None = None
-
-
-def _raise_refusal(routes: Iterable[_Route]) -> None:
-    for route in routes:
-        if route.error is not None:
-            raise route.error()
-
-
-class Connection:
-    """One connection to a hub, from dialling to its end.
-
-    :param address: where the hub is
+    :param addresses: where hubs are, in the order in which they are tried
     :param token: what the hub knows the client by
     :param ssl_context: for TLS
     :param limits: the client's own bounds
+    :param waits: whether operations wait for a connection that was lost
+    :param reconnect_max_delay: seconds to wait before connecting again, at most
     """
 
-    def __init__(
-        self,
-        address: Address,
-        token: str | None,
-        ssl_context: ssl.SSLContext | None,
-        limits: Limits,
-    ) -> None:
-        self._address = address
-        self._hub = f"the hub at {address}"
-        self._token = token
-        self._ssl_context = ssl_context
-        self._limits = limits
+    addresses: tuple[Address, ...]
+    token: str | None
+    ssl_context: ssl.SSLContext | None
+    limits: Limits
+    waits: bool
+    reconnect_max_delay: float
+
+
+class Connection:
+    """The connection to a hub, from dialling to its end, over one link after the other.
+
+    :param settings: how to connect
+    :param status: is told what becomes of it
+    """
+
+    def __init__(self, settings: Settings, status: Status) -> None:
+        self._settings = settings
+        self._status = status
         #: Makes what one task waits for.
         self.new_waiter = waiter_type()
-        self._link: Link | None = None
         self._scope = anyio.CancelScope()
-        # Set when the hub has welcomed this client, or when it is clear that it will not.
-        self._decided = anyio.Event()
-        self._is_welcome = False
         self._ended = anyio.Event()
+        # Set while it is open, and when it never will be again.
+        self._decided = anyio.Event()
         # Calls that wait for it to open, and whether one has seen it open.
         self._openers = 0
         self._is_taken = False
-        # Why nothing new can be begun.
-        self._over: ErrorFactory | None = None
-        self._routes: dict[str, _Route] = {}
-        # By the id of their SUBSCRIBE, the routes that wait for its answer.
-        self._joining: dict[int, dict[str, _Route]] = {}
-        self._subscriptions: dict[AnySubscription, None] = {}
-        # What the gaps were that no log tells of yet.
-        self._gaps: list[int | None] = []
+        #: Why nothing new can be begun ever again.
+        self.over: ErrorFactory | None = None
+        # Why it was lost when it had been open the last time.
+        self._lost: ErrorFactory | None = None
+        self._was_open = False
+        self._routes = Routes()
+        #: Errors of operations that nobody awaits.
+        self.unheard = Unheard()
+        self._losses = LossLog()
+        #: The link, if there is one.
+        self.link: Link | None = None
+        #: The same, if operations can be begun on it.
+        self.open_link: Link | None = None
+        self._url = name_of(settings.addresses)
+        # Why nothing new can be begun on the link, whether it was open before, and whether all who
+        # waited for it were told.
+        self._why: ErrorFactory | None = None
+        self._has_opened = False
+        self._is_dropped = False
+        # The operation that restores the channels on it.
+        self._restoring = 0
+        self._refusals: list[HypsError] = []
+        self._failures = 0
+        self._reconnect_after = 0.0
 
     # Lifetime
 
     @property
     def is_open(self) -> bool:
         """Whether something new can be begun."""
-        return self._is_welcome and self._over is None
+        return self.open_link is not None
 
     @property
     def is_over(self) -> bool:
         """Whether it is closing or has ended."""
-        return self._over is not None
+        return self.over is not None
 
     def start(self) -> None:
         """Start to dial, in a task of its own."""
-        spawn(self._run, f"hyps client of {self._address}")
+        spawn(self._run, f"hyps client of {self._url}")
 
-    async def wait_opened(self) -> None:
+    async def wait_open(self) -> Link:
         """Wait until something can be begun.
 
-        :raises ConnectionRefused: if that is not going to happen
+        :raises HypsError: if that is not going to happen
         """
-        self._openers += 1
-        try:
-            await self._decided.wait()
-        except BaseException:
-            if self._openers == 1 and not self._is_taken:
-                # Nobody else wants it, or has it: not even if it has opened in this very moment.
-                self.close_nowait()
-            raise
-        finally:
-            self._openers -= 1
-        if self._over is not None:
-            raise self._over()
+        while self.open_link is None:
+            if self.over is not None:
+                raise self.over()
+            self._openers += 1
+            try:
+                await self._decided.wait()
+            except BaseException:
+                if self._openers == 1 and not self._is_taken:
+                    # Nobody else wants it, or has it: not even if it opened in this very moment.
+                    self.close_nowait()
+                raise
+            finally:
+                self._openers -= 1
         self._is_taken = True
+        return self.open_link
 
     async def close(self) -> None:
         """Begin to close, and wait until the connection has ended."""
@@ -170,247 +168,268 @@ class Connection:
 
     def close_nowait(self) -> None:
         """Send what is queued, end every iteration, and close, all in bounded time."""
-        self._begin_nothing_new(partial(ConnectionLost, "the client was shut down"))
-        self._end_subscriptions(None)
-        if self._is_welcome and self._link is not None:
-            self._link.close()
+        self._routes.end(None)
+        self._end(partial(ConnectionLost, "the client was shut down"))
+        if self.link is not None and self.link.protocol.state is not State.OPENING:
+            self.link.close()
         else:
             self._scope.cancel()
 
     async def _run(self) -> None:
         # The root. Everything that happens to the connection happens below it, and nothing that
         # happens there may come out: there is nobody above.
-        kind: type[HypsError] | None = None
-        text = f"the connection to {self._address} has ended"
+        error: ErrorFactory = partial(ConnectionLost, "the client was shut down")
         try:
             with self._scope:
-                async with dial(self._address, self._ssl_context) as stream:
-                    self._link = Link(stream, self._make_protocol)
-                    broken = await self._link.run(self._on_event, self._on_violation)
-                if broken is not None:
-                    text = f"the connection to {self._address} broke: {broken}"
-                if self._gaps:
-                    self._log_gaps()
-        except HypsError as caught:
-            kind, text = type(caught), str(caught)
+                while self.over is None:
+                    await self._try_hosts()
+                    if self.over is None:
+                        await anyio.sleep(self._next_delay())
         except Exception as caught:
             # A defect of this client. Users see what it means for them.
-            text = f"internal error: {caught!r}"
+            error = partial(self._loss, f"internal error: {caught!r}")
         finally:
-            self._drop(kind or self._loss, text)
+            self._drop(error)
+            self._end(error)
             self._ended.set()
+
+    def _next_delay(self) -> float:
+        # Full jitter, so that the clients of a hub do not all come back at once.
+        most = self._settings.reconnect_max_delay
+        delay = random.uniform(0, min(most, _FIRST_DELAY * 2 ** min(self._failures, 32)))
+        # That the hub asks for more is believed up to the user's bound.
+        delay = max(delay, min(most, self._reconnect_after))
+        self._failures += 1
+        self._reconnect_after = 0.0
+        return delay
+
+    async def _try_hosts(self) -> None:
+        """Dial the hosts in order, and run the first link that opens until it is lost."""
+        for address in self._settings.addresses:
+            await self._run_link(address)
+            if self._has_opened or self.over is not None:
+                return
+            logger.debug("%s", self._why and self._why())
+
+    async def _run_link(self, address: Address) -> None:
+        """Run one link until it has ended, or could not be had."""
+        self._url = str(address)
+        self._why = None
+        self._has_opened = self._is_dropped = False
+        error = partial(self._loss, f"the connection to {address} has ended")
+        try:
+            async with dial(address, self._settings.ssl_context) as stream:
+                self.link = Link(stream, self._make_protocol, self.unheard)
+                broken = await self.link.run(self._on_event, self._on_violation)
+            if broken is not None:
+                error = partial(self._loss, f"the connection to {address} broke: {broken}")
+        except HypsError as caught:
+            error = partial(type(caught), str(caught))
+        finally:
+            self._drop(error)
+            self._losses.write(self._hub)
+            self.link = None
 
     def _make_protocol(self, on_output: Callable[[], None]) -> ClientProtocol:
         return ClientProtocol(
             client=f"hyps-py/{__version__}",
-            token=self._token,
-            limits=self._limits,
+            token=self._settings.token,
+            limits=self._settings.limits,
             on_output=on_output,
         )
 
     @property
+    def _hub(self) -> str:
+        return f"the hub at {self._url}"
+
+    @property
     def _loss(self) -> type[HypsError]:
-        return ConnectionLost if self._is_welcome else ConnectionRefused
+        return ConnectionLost if self._was_open else ConnectionRefused
 
-    def _drop(self, kind: type[HypsError], text: str) -> None:
-        """End everything that the connection carried. The first reason for it stays."""
-        error = self._begin_nothing_new(partial(kind, text))
-        self._end_subscriptions(error)
-        if self._link is not None:
-            self._link.drop(error)
-
-    def _begin_nothing_new(self, error: ErrorFactory) -> ErrorFactory:
-        """Note why, unless it is known already; gives the reason that stays."""
-        if self._over is None:
-            self._over = error
+    def _open(self, link: Link) -> None:
+        """Let operations be begun on a link, unless it is being lost already."""
+        if self._why is not None:
+            return
+        self.open_link = link
+        self._failures = 0
+        self._losses.write(self._hub)
+        if self._was_open:
+            logger.info("connected to %s again", self._hub)
+        self._status.post(Reconnected(self._url) if self._was_open else Connected(self._url))
+        self._was_open = self._has_opened = True
         self._decided.set()
-        if self._link is not None:
-            self._link.end(self._over)
-        return self._over
 
-    def _end_subscriptions(self, error: ErrorFactory | None) -> None:
-        subscriptions, self._subscriptions = self._subscriptions, {}
-        self._routes.clear()
-        for subscription in subscriptions:
-            subscription.end(error)
+    def _lose(self, error: ErrorFactory) -> None:
+        """Begin nothing new on the link. The first reason stays."""
+        if self._why is None:
+            self._why = error
+        if self.link is not None:
+            self.link.end(self._why)
+        if self.open_link is not None:
+            self.open_link = None
+            self._lost = self._why
+            self._decided = anyio.Event()
+            self._status.post(Disconnected(self._url, str(self._why())))
+            if self.over is None:
+                logger.warning("%s; connecting again", self._why())
+
+    def _drop(self, error: ErrorFactory) -> None:
+        """Tell all who wait for the link that it is lost, or could not be had."""
+        self._lose(error)
+        if self._is_dropped or self._why is None:
+            return
+        self._is_dropped = True
+        if self.link is not None:
+            self.link.drop(self._why)
+            self._routes.on_lost(self.link.protocol)
+        if not self._was_open:
+            self._on_refused(self._why())
+
+    def _on_refused(self, error: HypsError) -> None:
+        """Take it that a host could not be had for the first connection; the last one ends it."""
+        self._refusals.append(error)
+        if len(self._refusals) == len(self._settings.addresses):
+            kind = type(error) if len(self._refusals) == 1 else ConnectionRefused
+            self._end(partial(kind, "; ".join(map(str, self._refusals))))
+
+    def _end(self, error: ErrorFactory) -> None:
+        """Begin nothing new ever again. The first reason stays."""
+        if self.over is not None:
+            return
+        self.over = error
+        self._lose(error)
+        self._decided.set()
+        self._routes.end(error)
+        if self._was_open:
+            self._status.end()
 
     # Events
 
     def _on_event(self, event: ClientEvent | ServerEvent) -> None:
         match event:
             case Messages(runs):
-                if self._gaps:
-                    self._log_gaps()
-                routes = self._routes
-                for run in runs:
-                    route = routes.get(run.channel)
-                    if route is not None:
-                        full = [each for each in route.claims if each.deliver(run)]
-                        if full:
-                            self._end_full(full)
+                if self._losses:
+                    self._losses.write(self._hub)
+                unwanted = self._routes.deliver(runs)
+                if unwanted:
+                    self._unsubscribe(unwanted)
             case Acked(operations):
-                while self._joining and next(iter(self._joining)) < operations.stop:
-                    del self._joining[next(iter(self._joining))]
+                self._routes.on_answered(operations.stop)
+                if self._restoring in operations:
+                    self._on_restored()
             case Rejected(operation, refusals):
-                joining = self._joining.pop(operation, {})
-                for refusal in refusals:
-                    self._refuse_route(joining, refusal)
-            case Gap(channel, missed):
-                self._gaps.append(missed)
-                route = self._routes.get(channel)
-                if route is not None:
-                    for subscription in route.claims:
-                        subscription.miss(event)
+                self._on_rejected(operation, refusals)
+            case Gap():
+                self._losses.note(event)
+                self._routes.miss(event)
             case Welcome():
-                self._is_welcome = True
-                self._decided.set()
-            case GoingAway(reason):
-                self._begin_nothing_new(partial(self._loss, f"{self._hub} is leaving: {reason}"))
-            case PeerError(ErrorCode.AUTH, text):
-                self._drop(AuthenticationFailed, f"{self._hub}: {text}")
+                self._on_welcome(event)
+            case GoingAway(reason, reconnect_after):
+                self._reconnect_after = reconnect_after
+                # What it flushes may still come, if there is anything.
+                lose = self._lose if self._was_open else self._drop
+                lose(partial(self._loss, f"{self._hub} is leaving: {reason}"))
             case PeerError(code, text):
-                self._drop(self._loss, f"{self._hub} refused ({code}): {text}")
+                self._on_peer_error(code, text)
             case Closed():
-                self._drop(self._loss, f"{self._hub} closed the connection")
+                self._drop(partial(self._loss, f"{self._hub} closed the connection"))
 
-    def _end_full(self, subscriptions: Iterable[AnySubscription]) -> None:
-        for subscription in subscriptions:
-            self.forget(subscription)
-            subscription.end(partial(SubscriptionOverflow, "the subscription's buffer was full"))
+    def _on_welcome(self, welcome: Welcome) -> None:
+        link = self.link
+        assert link is not None
+        operation = self._routes.restore(link.protocol, welcome)
+        self._restoring = link.begun(operation)
+        if operation is None:
+            self._open(link)
 
-    def _log_gaps(self) -> None:
-        """Tell of the gaps that one overflow at the hub made, in one line."""
-        known = sum([missed for missed in self._gaps if missed is not None])
-        unknown = None in self._gaps
-        logger.warning(
-            "this process read too slowly: %s dropped %d messages in %d channels%s",
-            self._hub,
-            known,
-            len(self._gaps),
-            ", and an unknown number of others" if unknown else "",
-        )
-        self._gaps.clear()
+    def _on_restored(self) -> None:
+        assert self.link is not None
+        self._open(self.link)
+
+    def _on_rejected(self, operation: int, refusals: tuple[Refusal, ...]) -> None:
+        is_restored = operation == self._restoring
+        if is_restored and any(refusal.code == b"u" for refusal in refusals):
+            # Not now, or not there: the channels are wanted still.
+            assert self.link is not None
+            self._lose(partial(self._loss, f"{self._hub} did not take the subscriptions"))
+            self.link.close()
+            return
+        self._unsubscribe(self._routes.on_refused(operation, refusals))
+        if is_restored:
+            self._on_restored()
+
+    def _on_peer_error(self, code: str, text: str) -> None:
+        kind = AuthenticationFailed if code == ErrorCode.AUTH else self._loss
+        error = partial(kind, f"{self._hub} refused ({code}): {text}")
+        if code in ErrorCode.FINAL:
+            self._end(error)
+        self._drop(error)
 
     def _on_violation(self, error: RemoteProtocolError) -> None:
-        if self._is_welcome:
-            self._drop(ConnectionLost, f"{self._hub}: {error}")
+        if self._was_open:
+            self._drop(partial(ConnectionLost, f"{self._hub}: {error}"))
         else:
-            self._drop(ConnectionRefused, f"{self._address} does not speak Hyps: {error}")
-
-    def _refuse_route(self, joining: dict[str, _Route], refusal: Refusal) -> None:
-        route = joining.get(refusal.channel or "")
-        if route is None:
-            return
-        # Those who joined it find the error when their answer comes. If it was left and joined
-        # anew meanwhile, that is another route.
-        route.error = refusal.error
-        if self._routes.get(refusal.channel or "") is route:
-            del self._routes[refusal.channel or ""]
-            for subscription in route.claims:
-                subscription.held.discard(refusal.channel or "")
-        route.claims.clear()
+            self._drop(partial(ConnectionRefused, f"{self._url} does not speak Hyps: {error}"))
 
     # Operations
 
-    def _check_open(self) -> Link:
-        if self._over is not None:
-            raise self._over()
-        if self._link is None or not self._is_welcome:
-            raise ConnectionLost("the client is not connected")
-        return self._link
+    async def ready(self) -> Link:
+        """Wait for the connection, and for room in it to publish. Then call ``let_in()``."""
+        while True:
+            link = await self.get_link()
+            if not link.is_full or await link.wait_for_room():
+                return link
 
-    async def publish(self, channel: str, data: Data) -> None:
-        await self._check_open().publish(channel, data)
+    async def get_link(self) -> Link:
+        """Give the link that operations can be begun on; wait for it as the user wants it."""
+        if self.open_link is not None:
+            return self.open_link
+        self.check_may_wait()
+        return await self.wait_open()
 
-    def publish_nowait(self, channel: str, data: Data) -> None:
-        self._check_open().publish_nowait(channel, data)
-
-    async def publish_many(self, messages: Iterable[tuple[str, Data]]) -> None:
-        await self._check_open().publish_many(messages)
-
-    async def flush(self) -> None:
-        if self._link is None:
-            self._check_open()
-        else:
-            await self._link.flush()
+    def check_may_wait(self) -> None:
+        """Raise why the connection was lost, if that is not to be waited out."""
+        if self.over is None and self._lost is not None and not self._settings.waits:
+            raise self._lost()
 
     # Subscriptions
 
     async def join(self, subscription: AnySubscription, channels: Iterable[str]) -> None:
         """Add channels to a subscription, all or none."""
-        link = self._check_open()
-        names = dict.fromkeys(channels)
-        unknown = [name for name in names if name not in self._routes]
-        operation = link.begun(link.protocol.subscribe(unknown))
-        claimed: dict[str, tuple[_Route, _Claim]] = {}
-        self._subscriptions[subscription] = None
-        for name in names:
-            route = self._routes.get(name)
-            if route is None:
-                route = self._routes[name] = _Route()
-                route.operation = operation
-                self._joining.setdefault(operation, {})[name] = route
-            claim = route.claims.get(subscription)
-            if claim is None:
-                claim = route.claims[subscription] = _Claim()
-            elif not claim.waiting:
-                continue
-            claim.waiting += 1
-            claimed[name] = (route, claim)
-        subscription.held.update(claimed)
-        last = max([route.operation for route, _ in claimed.values()], default=0)
+        link = await self.get_link()
+        subscription.check_open()
+        joining, operation = self._routes.join(subscription, channels, link.protocol)
+        link.begun(operation)
         try:
-            await link.expect(last, is_own=False).wait()
-            _raise_refusal([route for route, _ in claimed.values()])
+            await link.expect(joining.operation, is_own=False).wait()
+            joining.finish()
         except BaseException:
-            self._give_up(subscription, claimed)
+            self.leave(subscription, joining.give_up())
             raise
-        for _, claim in claimed.values():
-            claim.waiting = 0
-
-    def _give_up(
-        self, subscription: AnySubscription, claimed: dict[str, tuple[_Route, _Claim]]
-    ) -> None:
-        """Leave channels, unless another call has them or waits for them too."""
-        unwanted: list[str] = []
-        for name, (route, claim) in claimed.items():
-            # It may have been left meanwhile, and joined anew.
-            if claim.waiting and route.claims.get(subscription) is claim:
-                claim.waiting -= 1
-                if not claim.waiting:
-                    unwanted.append(name)
-        self.leave(subscription, unwanted)
 
     def leave(self, subscription: AnySubscription, channels: Iterable[str]) -> int | None:
         """Remove channels from a subscription, without waiting.
 
         :return: the id of the operation, if there was one
         """
-        gone: list[str] = []
-        for name in channels:
-            if name in subscription.held:
-                subscription.held.discard(name)
-                route = self._routes.get(name)
-                if route is not None:
-                    del route.claims[subscription]
-                    if not route.claims:
-                        del self._routes[name]
-                        gone.append(name)
-        if not gone or not self.is_open:
-            return None
-        link = self._check_open()
-        return link.begun(link.protocol.unsubscribe(gone))
+        return self._unsubscribe(self._routes.leave(subscription, channels))
 
     async def leave_and_wait(self, subscription: AnySubscription, channels: Iterable[str]) -> None:
         """Remove channels from a subscription, and wait for the answer."""
-        link = self._check_open()
+        link = self.link
         operation = self.leave(subscription, channels)
-        if operation is None:
+        if link is None or operation is None:
             await checkpoint()
         else:
             await link.wait_for([link.expect(operation, is_own=True)])
 
     def forget(self, subscription: AnySubscription) -> None:
         """Remove a subscription, without waiting."""
-        self.leave(subscription, list(subscription.held))
-        self._subscriptions.pop(subscription, None)
+        self._unsubscribe(self._routes.forget(subscription))
+
+    def _unsubscribe(self, channels: list[str]) -> int | None:
+        """Tell the hub, if there is one, that channels are not wanted any more."""
+        link = self.link
+        if not channels or link is None or link.protocol.state is not State.OPEN:
+            return None
+        return link.begun(link.protocol.unsubscribe(channels))

@@ -1,6 +1,6 @@
-"""One connection of a client's: its operations, their answers, and room for more.
+"""One connection to a hub, which is not made again: operations, their answers, room for more.
 
-What is not about operations, above all the subscriptions, is in :mod:`hyps._connection`.
+What outlives it, above all the subscriptions, is in :mod:`hyps._connection`.
 """
 
 from __future__ import annotations
@@ -10,14 +10,9 @@ from collections import deque
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-import anyio
-from anyio.lowlevel import checkpoint
-
 from ._backend import Waiter, waiter_type
-from ._errors import WouldBlock
 from ._pump import Pump
 from .protocol import Acked, ClientProtocol, HypsError, Rejected
-from .protocol.limits import FRAME_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -31,7 +26,7 @@ if TYPE_CHECKING:
     ErrorFactory = Callable[[], HypsError]
 
 
-class _Answer:
+class Answer:
     """The answer to an operation, which comes after those to all operations before it.
 
     :param operation: its id
@@ -63,28 +58,48 @@ class _Answer:
 _by_operation: Final = attrgetter("operation")
 
 
+class Unheard:
+    """The first error of an operation that nobody awaits. It outlives the link it happened on."""
+
+    __slots__ = ("_error",)
+
+    def __init__(self) -> None:
+        self._error: ErrorFactory | None = None
+
+    def note(self, error: ErrorFactory | None) -> None:
+        if self._error is None:
+            self._error = error
+
+    def take(self) -> HypsError | None:
+        error, self._error = self._error, None
+        return None if error is None else error()
+
+
 class Link:
     """One connection to a hub, over a stream.
 
     :param stream: to the hub; closed at the end
     :param make_protocol: makes the protocol object, given what it is to call when it has output
+    :param unheard: takes the errors of operations that nobody awaits
     """
 
     def __init__(
         self,
         stream: ByteStream,
         make_protocol: Callable[[Callable[[], None]], ClientProtocol],
+        unheard: Unheard,
     ) -> None:
         self._pump = Pump(stream, make_protocol)
         self._new_waiter = waiter_type()
         self.protocol: ClientProtocol = self._pump.protocol
         # Why nothing new can be begun; None while it can.
         self._over: ErrorFactory | None = None
-        # The first error that nobody was there to be told.
-        self._unheard: ErrorFactory | None = None
+        self._unheard = unheard
         # Those who wait, in the order of the operations.
-        self._answers: deque[_Answer] = deque()
+        self._answers: deque[Answer] = deque()
         self._last_operation = 0
+        # The last operation whose loss or refusal nobody else would be told.
+        self._unawaited = 0
         # The last operation that was answered; all before it were too.
         self._answered = 0
         self._room: deque[Waiter] = deque()
@@ -110,7 +125,7 @@ class Link:
                 self._on_rejected(event)
             on_event(event)
 
-        await self._pump.run(take, on_violation, self._let_in)
+        await self._pump.run(take, on_violation, self.let_in)
         return self._pump.broken
 
     def close(self) -> None:
@@ -127,16 +142,11 @@ class Link:
     def drop(self, error: ErrorFactory) -> None:
         """Tell everybody who waits that no answer will come."""
         self.end(error)
-        assert self._over is not None
-        if self._last_operation > self._answered and self._unheard is None:
-            self._unheard = self._over
+        if self._unawaited > self._answered:
+            self._unheard.note(self._over)
+        self._answered = self._last_operation
         while self._answers:
             self._answers.popleft().come(self._over)
-
-    def _check(self) -> ClientProtocol:
-        if self._over is not None:
-            raise self._over()
-        return self.protocol
 
     # Answers
 
@@ -157,8 +167,8 @@ class Link:
             answer = answers.popleft()
             is_heard = is_heard or answer.is_own
             answer.come(error if answer.is_own else None)
-        if not is_heard and self._unheard is None:
-            self._unheard = error
+        if not is_heard:
+            self._unheard.note(error)
 
     def begun(self, operation: int | None) -> int:
         """Note an operation that was begun, and that is None only where there was nothing to do."""
@@ -166,9 +176,9 @@ class Link:
             self._last_operation = operation
         return self._last_operation
 
-    def expect(self, operation: int, *, is_own: bool) -> _Answer:
+    def expect(self, operation: int, *, is_own: bool) -> Answer:
         """Give the answer to an operation, to be waited for."""
-        answer = _Answer(operation, self._new_waiter(), is_own=is_own)
+        answer = Answer(operation, self._new_waiter(), is_own=is_own)
         if operation <= self._answered:
             answer.come(None)
         elif self._answers and self._answers[-1].operation > operation:
@@ -177,7 +187,7 @@ class Link:
             self._answers.append(answer)
         return answer
 
-    async def wait_for(self, answers: Iterable[_Answer]) -> None:
+    async def wait_for(self, answers: Iterable[Answer]) -> None:
         """Wait for answers, and raise the first error among them when all are here."""
         error: HypsError | None = None
         try:
@@ -187,87 +197,43 @@ class Link:
                 except HypsError as caught:
                     error = error or caught
         except BaseException:
-            self._abandon(answers)
+            self.abandon(answers)
             raise
         if error is not None:
             raise error
 
-    def _abandon(self, answers: Iterable[_Answer]) -> None:
-        """Let :meth:`flush` tell what is refused: who asked has been cancelled."""
+    async def wait_for_all(self) -> None:
+        """Wait until all operations so far are answered.
+
+        :raises ConnectionLost: if the link is lost meanwhile
+        """
+        await self.expect(self._last_operation, is_own=False).wait()
+
+    def abandon(self, answers: Iterable[Answer]) -> None:
+        """Leave answers to ``flush()``: whoever waited for them has been cancelled."""
         for answer in answers:
             answer.is_own = False
-            if answer.is_here and self._unheard is None:
-                self._unheard = answer.error
+            if answer.is_here:
+                self._unheard.note(answer.error)
+            else:
+                self._unawaited = max(self._unawaited, answer.operation)
 
-    async def flush(self) -> None:
-        """Wait until all operations so far are answered, and raise what nobody was told yet."""
-        if self._last_operation > self._answered:
-            self._check()
-        await self.expect(self._last_operation, is_own=False).wait()
-        if self._unheard is not None:
-            error, self._unheard = self._unheard, None
-            raise error()
-        self._check()
-
-    # Publishing
-
-    async def publish(self, channel: str, data: Data) -> None:
-        """Publish, and wait for the answer."""
-        protocol = self._check()
-        if self._is_full(protocol):
-            protocol = await self._wait_for_room()
-        try:
-            operation = self.begun(protocol.publish(channel, data))
-        finally:
-            self._let_in()
-        await self.wait_for([self.expect(operation, is_own=True)])
-
-    def publish_nowait(self, channel: str, data: Data) -> None:
-        """Publish, or raise if there is no room."""
-        protocol = self._check()
-        if self._is_full(protocol):
-            raise WouldBlock("the hub is not reading as fast as this client publishes")
-        self.begun(protocol.publish(channel, data))
-
-    async def publish_many(self, messages: Iterable[tuple[str, Data]]) -> None:
-        """Publish in batches, as there is room, and wait for all answers."""
-        await checkpoint()
-        iterator = iter(messages)
-        answers: deque[_Answer] = deque()
-        error: Exception | None = None
-        try:
-            while not (answers and answers[0].error):
-                protocol = self._check()
-                if self._is_full(protocol):
-                    protocol = await self._wait_for_room()
-                try:
-                    operation = protocol.publish_many(iterator, max_bytes=FRAME_SIZE)
-                finally:
-                    self._let_in()
-                if operation is None:
-                    break
-                answers.append(self.expect(self.begun(operation), is_own=True))
-                while answers and answers[0].is_here and not answers[0].error:
-                    answers.popleft()
-                # The writer sends this batch while the next one is made.
-                await checkpoint()
-        except anyio.get_cancelled_exc_class():
-            self._abandon(answers)
-            raise
-        except Exception as caught:
-            # A message is wrong, the iterable failed, or the connection is lost. The answers that
-            # are due come first, as they are about what came before.
-            error = caught
-        await self.wait_for(answers)
-        if error is not None:
-            raise error
+    def publish_unawaited(self, channel: str, data: Data) -> None:
+        """Publish, and leave the answer to ``flush()``."""
+        self._unawaited = self.begun(self.protocol.publish(channel, data))
 
     # Room
 
-    def _is_full(self, protocol: ClientProtocol) -> bool:
-        return bool(self._room) or protocol.backlog >= protocol.limits.max_backlog
+    @property
+    def is_full(self) -> bool:
+        """Whether who wants to publish must wait for room."""
+        return bool(self._room) or self.protocol.backlog >= self.protocol.limits.max_backlog
 
-    async def _wait_for_room(self) -> ClientProtocol:
+    async def wait_for_room(self) -> bool:
+        """Wait for one's turn to publish; call :meth:`let_in` when it is over.
+
+        :return: False if there will be no room, as the link ends
+        """
         waiter = self._new_waiter()
         self._room.append(waiter)
         try:
@@ -276,11 +242,39 @@ class Link:
             if waiter in self._room:
                 self._room.remove(waiter)
             else:
-                self._let_in()
+                self.let_in()
             raise
-        return self._check()
+        return self._over is None
 
-    def _let_in(self) -> None:
+    def let_in(self) -> None:
         """Let the first of those who wait for room go on, if there is room."""
         if self._room and self.protocol.backlog < self.protocol.limits.max_backlog:
             self._room.popleft().set()
+
+
+class Batches:
+    """The answers that a ``publish_many()`` still waits for; it may have begun on another link."""
+
+    def __init__(self) -> None:
+        self._link: Link | None = None
+        self._answers: deque[Answer] = deque()
+
+    @property
+    def failed(self) -> bool:
+        """Whether one is an error. The next one that is due: those behind it come after it."""
+        return bool(self._answers) and self._answers[0].error is not None
+
+    def append(self, link: Link, answer: Answer) -> None:
+        answers = self._answers
+        answers.append(answer)
+        while answers and answers[0].is_here and not answers[0].error:
+            answers.popleft()
+        self._link = link
+
+    def abandon(self) -> None:
+        if self._link is not None:
+            self._link.abandon(self._answers)
+
+    async def wait(self) -> None:
+        if self._link is not None:
+            await self._link.wait_for(self._answers)

@@ -50,8 +50,10 @@ class Subscription(Generic[Item]):
     and a second one gets ``anyio.BusyResourceError``. Messages of its channels arrive in the order
     in which the hub took them.
 
-    The iteration ends when the subscription was left or the client was shut down, and raises
-    :class:`ConnectionLost` when the connection was lost, in both cases after what is in the buffer.
+    When the connection is lost the iteration goes on as soon as there is another one; what was
+    published meanwhile is missed. It ends when the subscription was left or the client was shut
+    down, and raises when the connection is lost for good or a hub that it came back to refuses one
+    of the channels, in each case after what is in the buffer.
 
     The buffer is bounded, and what happens when it is full was chosen with ``overflow``. Each
     loss is counted and logged; with ``gaps=True`` it is also yielded, as a :class:`Gap` where the
@@ -150,8 +152,7 @@ class Subscription(Generic[Item]):
     def _entered(self) -> Connection:
         if self._connection is None:
             raise RuntimeError("enter the subscription first: async with ... as name:")
-        if self._is_ended:
-            raise self._closed()
+        self.check_open()
         return self._connection
 
     def _closed(self) -> HypsError:
@@ -165,7 +166,8 @@ class Subscription(Generic[Item]):
     def missed(self) -> int:
         """Messages that were lost, as far as they could be counted.
 
-        At the hub, because this process read too slowly, and here, because the buffer was full.
+        At the hub, because this process read too slowly; here, because the buffer was full; and
+        between two connections.
         """
         return self._missed
 
@@ -193,7 +195,7 @@ class Subscription(Generic[Item]):
 
         :raises SubscriptionClosed: if the subscription has ended and nothing is left to read
         :raises SubscriptionOverflow: the same, if it has ended because its buffer was full
-        :raises ConnectionLost: the same, if it has ended because the connection was lost
+        :raises ConnectionLost: the same, if it has ended because the connection was lost for good
         """
         for message in self._buffer.ready:
             return message  # type: ignore[no-any-return]
@@ -313,6 +315,11 @@ class Subscription(Generic[Item]):
         return True
 
     # For the connection. None of it waits.
+
+    def check_open(self) -> None:
+        """Raise why the subscription has ended, if it has."""
+        if self._is_ended:
+            raise self._closed()
 
     def deliver(self, run: Run) -> bool:
         """Take messages as far as there is room.

@@ -17,7 +17,7 @@ from ._errors import CannotListen, ConnectionRefused, InvalidURL
 from ._memory import dial_memory
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
     from anyio.abc import ByteStream, SocketListener
 
@@ -62,35 +62,53 @@ class MemoryAddress:
 Address = TCPAddress | UnixAddress | MemoryAddress
 
 
-def parse_url(url: str) -> Address:
-    """Read a URL.
+def parse_url(url: str) -> tuple[Address, ...]:
+    """Read a URL. Those of TCP may name several hosts, separated by commas.
 
+    :return: the address of each host, in order; at least one
     :raises InvalidURL: if Hyps cannot connect to it
     """
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise InvalidURL(f"bad URL {url!r}: {error}") from None
-    if parts.query or parts.fragment or parts.username is not None:
-        raise InvalidURL(f"bad URL {url!r}: it may have a host, a port or a path, and no more")
+    scheme, _, rest = url.partition("://")
+    if scheme.lower() in ("hyps", "hypss"):
+        return tuple([_parse_tcp(url, scheme.lower(), host) for host in rest.split(",")])
+    parts = _split(url, url)
     match parts.scheme:
-        case "hyps" | "hypss":
-            if not parts.hostname or parts.path.strip("/"):
-                raise InvalidURL(f"bad URL {url!r}: expected {parts.scheme}://host:port")
-            port = DEFAULT_PORT if port is None else port
-            return TCPAddress(parts.hostname, port, parts.scheme == "hypss")
         case "hyps+unix":
             if parts.netloc or not parts.path.startswith("/"):
                 raise InvalidURL(f"bad URL {url!r}: expected hyps+unix:///path")
-            return UnixAddress(unquote(parts.path))
+            return (UnixAddress(unquote(parts.path)),)
         case "memory":
-            return MemoryAddress(_memory_name(url, parts))
+            return (MemoryAddress(_memory_name(url, parts)),)
     if not url.partition("://")[1]:
         raise InvalidURL(f"bad URL {url!r}: no scheme, perhaps hyps://{url} is meant?")
     raise InvalidURL(
         f"bad URL {url!r}: the scheme {parts.scheme!r} is none of hyps, hypss, hyps+unix, memory"
     )
+
+
+def _split(url: str, part: str) -> SplitResult:
+    try:
+        parts = urlsplit(part)
+        parts.port  # noqa: B018 - for what it raises
+    except ValueError as error:
+        raise InvalidURL(f"bad URL {url!r}: {error}") from None
+    if parts.query or parts.fragment or parts.username is not None:
+        raise InvalidURL(f"bad URL {url!r}: it may have a host, a port or a path, and no more")
+    return parts
+
+
+def _parse_tcp(url: str, scheme: str, host: str) -> TCPAddress:
+    parts = _split(url, f"{scheme}://{host}")
+    if not parts.hostname or parts.path.strip("/"):
+        raise InvalidURL(f"bad URL {url!r}: expected {scheme}://host:port")
+    port = DEFAULT_PORT if parts.port is None else parts.port
+    return TCPAddress(parts.hostname, port, scheme == "hypss")
+
+
+def name_of(addresses: Iterable[Address]) -> str:
+    """Spell addresses as one URL, as :func:`parse_url` takes it."""
+    first, *others = map(str, addresses)
+    return ",".join([first, *(other.partition("://")[2] for other in others)])
 
 
 def _memory_name(url: str, parts: SplitResult) -> str:

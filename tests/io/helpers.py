@@ -151,6 +151,15 @@ def warned(caplog: pytest.LogCaptureFixture, logger: str) -> list[str]:
     return logged(caplog, logger, logging.WARNING)
 
 
+async def reason_of_loss(client: hyps.Client) -> str:
+    """Wait until a client has lost its connection, and give the reason."""
+    with anyio.fail_after(PATIENCE):
+        async for event in client.events():
+            if isinstance(event, hyps.Disconnected):
+                return event.reason
+    raise AssertionError("it was shut down")
+
+
 async def receive_by_iterating(subscription: hyps.Subscription) -> None:
     async for _ in subscription:
         return

@@ -254,11 +254,13 @@ async def connected_to_script(
 ) -> AsyncIterator[tuple[hyps.Client, Peer]]:
     """Connect a client to a scripted hub; give the client and the hub's end.
 
+    The hub takes no second connection, and operations do not wait for one.
+
     :param limits: the client's own
     :param fields: what the hub's WELCOME says
     """
     async with scripted_hub() as hub:
-        client = hyps.connect(hub.url, limits=limits)
+        client = hyps.connect(hub.url, limits=limits, when_disconnected="raise")
         async with anyio.create_task_group() as tasks:
             opening = begin(tasks, client.connect)
             peer = await hub.accept()

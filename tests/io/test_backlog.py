@@ -74,6 +74,7 @@ async def test_publishing_to_a_hub_that_does_not_read() -> None:
         for waiting in (one, many):
             assert not waiting.is_known
         await session.reset()
+        # They were not begun, but this client's do not wait for another connection.
         for waiting in (one, many):
             with pytest.raises(hyps.ConnectionLost):
                 await waiting.get()

@@ -196,15 +196,20 @@ async def test_operations_while_connecting() -> None:
     async with scripted_hub() as hub, anyio.create_task_group() as tasks:
         client = hyps.connect(hub.url)
         opening = begin(tasks, client.connect)
-        # Before there is a connection, and before there is a session.
-        for step in (let_others_run, hub.accept):
-            with pytest.raises(hyps.ConnectionLost, match="not connected"):
-                client.publish_nowait("foo_ch", b"")
-            await step()
+        await let_others_run()
+        publishing = begin(tasks, client.publish, "foo_ch", b"1")
+        # Before there is a session.
+        session = await hub.accept()
+        with pytest.raises(hyps.WouldBlock, match="not connected"):
+            client.publish_nowait("foo_ch", b"")
         assert not client.connected
-        with pytest.raises(hyps.ConnectionLost, match="not connected"):
-            await client.publish("foo_ch", b"")
-        await opening.cancel()
+        await client.flush()
+        await session.welcome()
+        await opening.get()
+        assert await session.answer_publish(b"k") == [b"1"]
+        await publishing.get()
+        await hub.close()
+        await client.shutdown()
 
 
 async def test_operations_after_shutdown(client: hyps.Client) -> None:

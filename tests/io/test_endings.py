@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 import hyps
+from hyps.protocol import Kind
 
 from .helpers import (
     READERS,
@@ -19,9 +20,10 @@ from .helpers import (
     let_others_run,
     memory_client,
     numbered,
+    take_data,
     wait_until,
 )
-from .peers import connected_to_script
+from .peers import connected_to_script, frame
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -33,6 +35,10 @@ if TYPE_CHECKING:
     Drain: TypeAlias = Callable[[hyps.Subscription], Awaitable[list[bytes]]]
 
 pytestmark = pytest.mark.anyio
+
+
+#: An open session's end after which there is no connecting again.
+LOSS_FOR_GOOD = frame(Kind.ERROR, code="auth", message="a test")
 
 
 async def iterate_by_receive(subscription: hyps.Subscription) -> list[bytes]:
@@ -83,31 +89,30 @@ async def test_after_shutdown_what_is_buffered_comes_first(iterate: Drain) -> No
 
 
 @pytest.mark.parametrize("iterate", DRAINS)
-async def test_after_a_loss_what_is_buffered_comes_first(iterate: Drain) -> None:
-    async with hyps.Server(port=0) as server:
-        client = hyps.connect(server.urls[0])
-        await client.connect()
-        subscription = await client.subscribe("foo_ch").__aenter__()
-        await client.publish_many(numbered("foo_ch", 3))
-    assert not client.connected
-    assert [(await subscription.receive()).data for _ in range(3)] == [b"0", b"1", b"2"]
-    # Each time.
-    for _ in range(3):
-        with pytest.raises(hyps.ConnectionLost):
-            await iterate(subscription)
+async def test_after_a_loss_for_good_what_is_buffered_comes_first(iterate: Drain) -> None:
+    async with connected_to_script() as (client, session):
+        subscription = await session.enter(client.subscribe("foo_ch"), "foo_ch")
+        await session.deliver("foo_ch", b"0", b"1", b"2")
+        await session.send(LOSS_FOR_GOOD)
+        await wait_until(lambda: not client.connected)
+        assert await take_data(subscription, 3) == [b"0", b"1", b"2"]
+        # Each time.
+        for _ in range(3):
+            with pytest.raises(hyps.AuthenticationFailed):
+                await iterate(subscription)
 
 
 @pytest.mark.parametrize("read", READERS)
-async def test_a_waiting_reader_is_told_of_the_loss_each_time(read: Read) -> None:
+async def test_a_waiting_reader_is_told_of_a_loss_for_good_each_time(read: Read) -> None:
     async with connected_to_script() as (client, session), anyio.create_task_group() as tasks:
         subscription = await session.enter(client.subscribe("foo_ch"), "foo_ch")
         reading = begin(tasks, read, subscription)
         await let_others_run()
-        await session.reset()
-        with pytest.raises(hyps.ConnectionLost):
+        await session.send(LOSS_FOR_GOOD)
+        with pytest.raises(hyps.AuthenticationFailed):
             await reading.get()
         for _ in range(2):
-            with pytest.raises(hyps.ConnectionLost):
+            with pytest.raises(hyps.AuthenticationFailed):
                 await read(subscription)
 
 
@@ -146,13 +151,14 @@ async def test_changing_channels_after_the_users_own_exit() -> None:
                 await change("bar_ch")
 
 
-async def test_changing_channels_after_a_loss() -> None:
+async def test_changing_channels_after_a_loss_for_good() -> None:
     async with connected_to_script() as (client, session):
         subscription = await session.enter(client.subscribe("foo_ch"), "foo_ch")
-        await session.reset()
+        await session.send(LOSS_FOR_GOOD)
         await wait_until(lambda: not client.connected)
+        assert subscription.channels == frozenset()
         for change in (subscription.subscribe, subscription.unsubscribe):
-            with pytest.raises(hyps.ConnectionLost):
+            with pytest.raises(hyps.AuthenticationFailed):
                 await change("bar_ch")
         # Leaving is harmless.
         await subscription.__aexit__(None, None, None)
@@ -189,22 +195,9 @@ async def test_a_loss_ends_every_pending_operation(
                 await outcome.get()
         with pytest.raises(hyps.ConnectionLost):
             await client.publish("a", b"")
-        # What was lost without anybody waiting for it does not come up on the next connection.
-        with pytest.raises(hyps.ConnectionLost):
-            await client.flush()
-
-
-async def test_connect_again_after_a_loss() -> None:
-    async with hyps.Server(port=0) as first:
-        client = hyps.connect(first.urls[0])
-        await client.connect()
-        port = int(first.urls[0].rpartition(":")[2])
-    await wait_until(lambda: not client.connected)
-    with pytest.raises(hyps.ConnectionRefused):
-        await client.connect()
-    async with hyps.Server(port=port), client, client.subscribe("a") as subscription:
-        await client.publish("a", b"1")
-        assert (await subscription.receive()).data == b"1"
+        # All of it was told to those who waited for it.
+        await client.flush()
+        assert subscription.channels == {"a"}
 
 
 async def test_what_arrives_while_the_client_shuts_down_is_nobodys() -> None:
@@ -282,10 +275,10 @@ async def test_a_loss_comes_out_of_the_body_and_not_as_a_group() -> None:
     async def iterate() -> None:
         async with connected_to_script() as (client, session):
             subscription = await session.enter(client.subscribe("a"), "a")
-            await session.stream.aclose()
+            await session.send(LOSS_FOR_GOOD)
             await drain(subscription)
 
-    with pytest.raises(hyps.ConnectionLost):
+    with pytest.raises(hyps.AuthenticationFailed):
         await iterate()
 
 

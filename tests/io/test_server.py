@@ -15,7 +15,16 @@ from anyio.streams.stapled import StapledByteStream
 import hyps
 from hyps.protocol import Kind, Limits
 
-from .helpers import begin, drain, let_others_run, logged, port_of, take_data, wait_until, warned
+from .helpers import (
+    begin,
+    drain,
+    logged,
+    port_of,
+    reason_of_loss,
+    take_data,
+    wait_until,
+    warned,
+)
 from .peers import OPENING, Peer, connect_raw, publish_frame, raw_client, reset_when_closed
 
 if TYPE_CHECKING:
@@ -132,7 +141,7 @@ async def test_an_address_of_another_machine() -> None:
         await hyps.serve("192.0.2.123", 0)
 
 
-async def test_leaving_ends_the_iterations_of_clients() -> None:
+async def test_leaving_ends_the_sessions_of_clients_but_not_their_iterations() -> None:
     async with anyio.create_task_group() as tasks:
         async with hyps.Server(port=0) as server:
             clients = [hyps.connect(server.urls[0]) for _ in range(5)]
@@ -141,13 +150,15 @@ async def test_leaving_ends_the_iterations_of_clients() -> None:
                 await client.connect()
                 subscription = await client.subscribe("foo_ch").__aenter__()
                 readings.append(begin(tasks, drain, subscription))
-            await let_others_run()
-        for reading in readings:
-            with pytest.raises(hyps.ConnectionLost):
-                await reading.get()
-    for client in clients:
-        assert not client.connected
-        await client.shutdown()
+            await clients[0].publish("foo_ch", b"last")
+        for client in clients:
+            assert "leaving" in await reason_of_loss(client)
+            assert not client.connected
+        assert not any(reading.is_known for reading in readings)
+        for client, reading in zip(clients, readings, strict=True):
+            await client.shutdown()
+            # What the hub had for it was flushed.
+            assert await reading.get() == [b"last"]
     assert not server.broker.sessions
     assert server.broker.channels == 0
 

@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 
 def _check_url(context: click.Context, parameter: click.Parameter, value: str) -> str:
     try:
-        if isinstance(parse_url(value), MemoryAddress):
+        if isinstance(parse_url(value)[0], MemoryAddress):
             raise click.ClickException(
                 f"{value}: a hub in memory is of one process, and not of this"
             )

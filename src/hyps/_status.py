@@ -1,0 +1,115 @@
+"""What becomes of a client's connection, as events that users can watch."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from weakref import WeakSet
+
+from anyio.lowlevel import checkpoint
+
+from ._backend import waiter_type
+
+if TYPE_CHECKING:
+    from ._backend import Waiter
+
+#: Events that one watcher may leave unread; older ones are forgotten. Each loss is two of them.
+_MAX_UNREAD: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The client has its first connection.
+
+    :param hub: URL of the hub
+    """
+
+    hub: str
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The client has no connection. It connects again, unless this is the last event.
+
+    :param hub: URL of the hub that it had
+    :param reason: in words
+    """
+
+    hub: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnected:
+    """The client has a connection again, and its subscriptions have their channels again.
+
+    :param hub: URL of the hub
+    """
+
+    hub: str
+
+
+ConnectionEvent = Connected | Disconnected | Reconnected
+
+
+class ConnectionEvents:
+    """An async iterator of what becomes of a client's connection. Made by :meth:`Client.events`.
+
+    It ends when the client is shut down or has lost its connection for good. Of a watcher that
+    does not read the last 100 events are kept.
+    """
+
+    def __init__(self, status: Status) -> None:
+        self._status = status
+        self._events: deque[ConnectionEvent] = deque(maxlen=_MAX_UNREAD)
+        self._waiters: list[Waiter] = []
+        if status.current is not None:
+            self._events.append(status.current)
+        self._is_ended = False
+        status.watchers.add(self)
+
+    def __aiter__(self) -> ConnectionEvents:
+        return self
+
+    async def __anext__(self) -> ConnectionEvent:
+        await checkpoint()
+        while not self._events:
+            if self._is_ended:
+                raise StopAsyncIteration
+            waiter = waiter_type()()
+            self._waiters.append(waiter)
+            await waiter.wait()
+        return self._events.popleft()
+
+    def take(self, event: ConnectionEvent | None) -> None:
+        """Take an event; none is the end."""
+        if event is None:
+            self._is_ended = True
+        else:
+            self._events.append(event)
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            waiter.set()
+
+
+class Status:
+    """Tells all who watch a client what becomes of its connection."""
+
+    def __init__(self) -> None:
+        #: The last event, if it still says how things are.
+        self.current: ConnectionEvent | None = None
+        #: Weak: a watcher that nobody reads any more needs not be told.
+        self.watchers: WeakSet[ConnectionEvents] = WeakSet()
+
+    def post(self, event: ConnectionEvent) -> None:
+        self.current = event
+        for watcher in list(self.watchers):
+            watcher.take(event)
+
+    def end(self) -> None:
+        """End every iteration."""
+        self.current = None
+        for watcher in list(self.watchers):
+            watcher.take(None)
+        self.watchers.clear()
