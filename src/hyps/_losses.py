@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hyps.client")
 
+_SENTENCES: Final[dict[GapReason, str]] = {
+    "hub": "this process read too slowly: %s dropped %s",
+    "reconnect": "without a connection to %s this process missed %s",
+}
+
 
 class LossLog:
     """Losses that no log tells of yet: a line for each episode, and not for each channel."""
-
-    _SENTENCES: Final[dict[GapReason, str]] = {
-        "hub": "this process read too slowly: %s dropped %d messages in %d channels%s",
-        "reconnect": "without a connection to %s %d messages were missed in %d channels%s",
-    }
 
     def __init__(self) -> None:
         self._gaps: defaultdict[GapReason, list[int | None]] = defaultdict(list)
@@ -31,8 +31,15 @@ class LossLog:
 
     def write(self, hub: str) -> None:
         for reason, gaps in self._gaps.items():
-            known = [missed for missed in gaps if missed is not None]
-            unknown = len(gaps) - len(known)
-            more = f", and an unknown number in {unknown} others" if unknown else ""
-            logger.warning(self._SENTENCES[reason], hub, sum(known), len(known), more)
+            logger.warning(_SENTENCES[reason], hub, _describe(gaps))
         self._gaps.clear()
+
+
+def _describe(gaps: list[int | None]) -> str:
+    known = [missed for missed in gaps if missed is not None]
+    parts = []
+    if known:
+        parts.append(f"{sum(known)} messages in {len(known)} channels")
+    if len(gaps) > len(known):
+        parts.append(f"an unknown number of messages in {len(gaps) - len(known)} channels")
+    return " and ".join(parts)

@@ -10,6 +10,8 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSStream
 
 from ._backend import Waiter, waiter_type
+from ._clock import clock_of
+from ._transport import count_unsent
 from .protocol import NEED_DATA, ClientProtocol, RemoteProtocolError, ServerProtocol, State, Taken
 from .protocol.limits import PASS_WORK
 
@@ -50,6 +52,8 @@ class Pump(Generic[_Endpoint]):
         shield: bool = False,
     ) -> None:
         self._stream = stream
+        #: What tells the protocol object the time.
+        self.clock = clock_of(stream)
         self._new_waiter = waiter_type()
         self._waiter: Waiter | None = None
         self._written = self._new_waiter()
@@ -79,7 +83,7 @@ class Pump(Generic[_Endpoint]):
     def _linger(self) -> None:
         if not self._is_lingering:
             self._is_lingering = True
-            self._scope.deadline = anyio.current_time() + self.protocol.limits.close_timeout
+            self._scope.deadline = anyio.current_time() + self.protocol.farewell_time
 
     async def run(
         self,
@@ -165,11 +169,12 @@ class Pump(Generic[_Endpoint]):
 
     async def _keep_time(self) -> None:
         while True:
-            deadline = self.protocol.tick(anyio.current_time())
+            unsent = count_unsent(self._stream)
+            deadline = self.protocol.tick(self.clock.now(), unsent)
             if deadline == math.inf:
                 break
-            with anyio.CancelScope(deadline=deadline) as self._sleep:
-                await anyio.sleep_forever()
+            with anyio.CancelScope() as self._sleep:
+                await self.clock.sleep_until(deadline)
         # It may have given the peer up.
         await self._handle_events()
 

@@ -8,7 +8,7 @@ import os
 import secrets
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 from anyio.abc import SocketAttribute, TaskStatus
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from .protocol import ClientEvent, ServerEvent
 
 logger = logging.getLogger("hyps.server")
+
+#: At what rate clients are asked to come back when a hub leaves.
+_RECONNECTS_PER_SECOND: Final = 1_000
 
 
 class Server(anyio.AsyncContextManagerMixin):
@@ -153,8 +156,10 @@ class Server(anyio.AsyncContextManagerMixin):
         with anyio.move_on_after(self._broker.limits.close_timeout, shield=True):
             for listener in listeners:
                 await listener.aclose()
-            for pump in self._pumps:
-                pump.protocol.go_away("the hub is shutting down")
+            # Not all at once: the hub that they go to should not have to open all sessions in the
+            # same moment.
+            for number, pump in enumerate(self._pumps):
+                pump.protocol.go_away("the hub is shutting down", number / _RECONNECTS_PER_SECOND)
             if self._pumps:
                 self._all_left = anyio.Event()
                 await self._all_left.wait()
@@ -230,7 +235,7 @@ class Server(anyio.AsyncContextManagerMixin):
             pump.protocol.close()
             pump.protocol.discard()
             # For servers that are not entered, of which nobody else tells the time.
-            self._broker.tick(anyio.current_time())
+            self._broker.tick(pump.clock.now())
             self._pumps.discard(pump)
             session.log_end()
             if self._all_left is not None and not self._pumps:

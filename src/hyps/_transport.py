@@ -6,15 +6,23 @@ import errno
 import os
 import ssl
 import stat
+import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import anyio
+from anyio.abc import SocketAttribute
 
 from ._errors import CannotListen, ConnectionRefused, InvalidURL
 from ._memory import dial_memory
+
+try:
+    import fcntl
+    import termios
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
@@ -189,6 +197,25 @@ async def _remove_stale_socket(path: str) -> None:
         return
     await stream.aclose()
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def count_unsent(stream: ByteStream) -> int | None:
+    """Count the bytes that the operating system holds and the peer has not acknowledged.
+
+    :return: None where that cannot be told
+    """
+    if fcntl is None:
+        return None
+    try:
+        raw_socket = stream.extra(SocketAttribute.raw_socket, None)
+        if raw_socket is None:
+            return None
+        # For sockets it is SIOCOUTQ, see tcp(7) and unix(7).
+        answer = fcntl.ioctl(raw_socket.fileno(), termios.TIOCOUTQ, bytes(4))
+    except Exception:
+        # OSError, and of a connection that was reset uvloop has no socket.
+        return None
+    return int.from_bytes(answer, sys.byteorder)
 
 
 def _reason(error: OSError) -> str:

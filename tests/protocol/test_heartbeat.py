@@ -195,6 +195,35 @@ def test_output_that_does_not_get_through_is_no_life(open_end: Callable[[], End]
     expect_timeout(end)
 
 
+@either_end
+def test_a_large_send_that_moves_on_is_life(open_end: Callable[[], End]) -> None:
+    end = open_end()
+    end.tick(0)
+    end.tick(10)
+    assert end.data_to_send()
+    assert end.tick(15, unsent=100) == 20
+    assert end.tick(20, unsent=90) == 30
+    # Now it is stuck.
+    assert end.tick(30, unsent=90) == 40
+    assert end.tick(40, unsent=90) == 40
+    assert end.tick(40, unsent=90) == math.inf
+    expect_timeout(end)
+
+
+def test_what_is_queued_for_a_silent_client_is_freed() -> None:
+    broker = Broker("boot", LIMITS)
+    server = open_server(broker=broker)
+    receive(server, encode_frame(Kind.SUBSCRIBE, encode("c", b"")))
+    publisher = open_server(broker=broker)
+    receive(publisher, encode_frame(Kind.PUBLISH, encode("c", bytes(50_000))))
+    assert server.backlog > 50_000
+    for now in (0, 10, 20, 20):
+        server.tick(now)
+    expect_timeout(server)
+    assert server.backlog < 1_000
+    assert broker.channels == 0
+
+
 def test_output_that_is_over_at_once_is_no_life() -> None:
     """A cut cable swallows many sends before it blocks one."""
     client = client_of_that_heartbeat()

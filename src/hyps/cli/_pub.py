@@ -48,7 +48,8 @@ def pub(channel: str, message: str, url: str, token: str | None, backend: str | 
 
 class _Pub:
     def __init__(self, url: str, token: str | None, channel: str, message: str) -> None:
-        self._connect = partial(connect, url, token=token)
+        # Who publishes by hand, or from a pipe, wants to know that a hub is gone.
+        self._connect = partial(connect, url, token=token, when_disconnected="raise")
         self._channel = channel
         self._message = message
         self.published = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -47,10 +48,15 @@ def sub(
 ) -> None:
     """Print the messages of CHANNELs, one a line, until interrupted.
 
+    A connection that is lost is made again. That, and messages that were missed, are told on
+    standard error.
+
     Control characters and bytes that are not UTF-8 are printed as escapes.
     """
     show = _as_json if as_json else _as_text
 
+    # What the client logs of lost connections and missed messages.
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     run_client(partial(_print_messages, channels, count, show, url, token), backend)
 
 
@@ -63,15 +69,11 @@ async def _print_messages(
 ) -> None:
     async with connect(url, token=token) as client, client.subscribe(*channels) as subscription:
         click.echo(f"subscribed {', '.join(map(one_line, channels))}", err=True)
-        try:
-            while count is None or count > 0:
-                messages = (await subscription.receive_many())[:count]
-                click.echo("\n".join([show(message) for message in messages]))
-                if count is not None:
-                    count -= len(messages)
-        finally:
-            if subscription.missed:
-                click.echo(f"missed {subscription.missed} messages", err=True)
+        while count is None or count > 0:
+            messages = (await subscription.receive_many())[:count]
+            click.echo("\n".join([show(message) for message in messages]))
+            if count is not None:
+                count -= len(messages)
 
 
 def _as_text(message: Message) -> str:

@@ -77,10 +77,22 @@ class Endpoint(Generic[_Event]):
         self._sending = False
         self._sends = 0
         self._slow_send: int | None = None
+        self._unsent: int | None = None
         self._ping = 0
         self._ping_is_out = False
         self._pinged_at = 0.0
         self._overdue = False
+
+    @property
+    def farewell_time(self) -> float:
+        """Seconds that its goodbye may take at most.
+
+        What a peer is told that was silent for two heartbeat intervals goes out at once or not at
+        all, and what is queued for it is not to stay in memory for long.
+        """
+        if self._error is not None and self._error.code == ErrorCode.TIMEOUT:
+            return min(self.limits.close_timeout, self._heartbeat / 2)
+        return self.limits.close_timeout
 
     @property
     def state(self) -> State:
@@ -203,6 +215,9 @@ class Endpoint(Generic[_Event]):
     def _break_off(self, error: RemoteProtocolError) -> None:
         self._error = error
         self._close()
+        if error.code == ErrorCode.TIMEOUT:
+            # Nobody reads it, and it can be much.
+            self._output.clear()
         if isinstance(error, NotHyps):
             self._output.put_urgent(_NOT_HYPS)
         else:
@@ -224,17 +239,19 @@ class Endpoint(Generic[_Event]):
 
     # Heartbeat
 
-    def tick(self, now: float) -> float:
+    def tick(self, now: float, unsent: int | None = None) -> float:
         """Judge what the time means: send a PING, or give the peer up.
 
-        Received bytes are a sign of life. So is output that gets through slowly, a send that was
-        under way at one tick and is over at the next: a PONG from behind a slow link may have to
-        wait for it. A send that is over at once is none, as a cut cable swallows many.
+        Received bytes are a sign of life. So is output that gets through slowly, as a PONG from
+        behind a slow link has to wait for it: a send that was under way at one tick and at the
+        next is over or has moved on. A send that is over at once is none, as a cut cable swallows
+        many.
 
         A late tick may mean that this process was busy and not the peer silent. So the first
         overdue tick only asks for another one at once, with a read in between.
 
         :param now: seconds on any clock that does not go backwards
+        :param unsent: bytes that the transport holds of what it was given, if it can tell
         :return: when to call again, at the latest
         """
         if self._state is State.CLOSED:
@@ -244,9 +261,12 @@ class Endpoint(Generic[_Event]):
                 self._opened_at = now
             self._alive_at = now
             return self._judge(now, self._opened_at + self.limits.hello_timeout)
-        slow_send_is_over = self._slow_send is not None and self._sends > self._slow_send
+        progressed = self._slow_send is not None and (
+            self._sends > self._slow_send or unsent != self._unsent
+        )
         self._slow_send = self._sends if self._sending else None
-        if self._heard or slow_send_is_over:
+        self._unsent = unsent
+        if self._heard or progressed:
             self._heard = self._overdue = False
             self._alive_at = now
         silent_at = self._alive_at + self._heartbeat

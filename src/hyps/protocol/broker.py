@@ -47,12 +47,13 @@ class Outbox(OutputQueue):
     :param bound: queued bytes at which records are dropped
     """
 
-    __slots__ = ("_bound", "_gaps", "_is_dropping", "missed")
+    __slots__ = ("_bound", "_gaps", "_is_dropping", "_to_drop", "missed")
 
     def __init__(self, bound: int, on_output: Callable[[], object]) -> None:
         super().__init__(on_output)
         self._bound = bound
         self._is_dropping = False
+        self._to_drop = 0
         # Messages dropped of each channel whose gap was not told yet.
         self._gaps: dict[Channel, int] = {}
         #: Messages dropped so far.
@@ -64,9 +65,21 @@ class Outbox(OutputQueue):
             self._is_dropping = True
             self._gaps[channel] = self._gaps.get(channel, 0) + count
             self.missed += count
+            if self._to_drop:
+                self._to_drop -= 1
+                if not self._to_drop:
+                    self._end_dropping()
             return False
         self.put(Kind.MESSAGES, records)
         return True
+
+    def drop_next(self, count: int) -> None:
+        """Let there be no room for the next records. Each must be delivered by itself.
+
+        :param count: how many, in addition to those of earlier calls
+        """
+        self._to_drop += count
+        self._is_dropping = self._is_dropping or count > 0
 
     def tell_gap(self, channel: Channel) -> None:
         """Queue the channel's gap if there is one that was not told."""
@@ -76,12 +89,15 @@ class Outbox(OutputQueue):
 
     def settle(self) -> None:
         super().settle()
-        if self._is_dropping and 2 * self.queued < self._bound:
-            self._is_dropping = False
-            # All at once: told a few at a time, channels that are busy would get new gaps before
-            # the last old one is told, and no message would ever pass.
-            for channel in list(self._gaps):
-                self.tell_gap(channel)
+        if self._is_dropping and not self._to_drop and 2 * self.queued < self._bound:
+            self._end_dropping()
+
+    def _end_dropping(self) -> None:
+        self._is_dropping = False
+        # All at once: told a few at a time, channels that are busy would get new gaps before the
+        # last old one is told, and no message would ever pass.
+        for channel in list(self._gaps):
+            self.tell_gap(channel)
 
     def __bool__(self) -> bool:
         return super().__bool__() or bool(self._gaps)
@@ -114,6 +130,8 @@ class Broker:
         self.missed: int = 0
         #: Runs handed to subscribers, each counted once a subscriber: what publishing costs.
         self.handed: int = 0
+        # Bytes of a run up to which it is handed out without a look at its records.
+        self._whole_run = self.limits.max_message
         self._boot_id = boot_id
         self._channels: dict[bytes, Channel] = {}
         # Channels that nobody holds: those that were left since the last sweep, and before it.
@@ -198,7 +216,7 @@ class Broker:
             decode_channel(name)
             if len(name) > self.limits.max_channel:
                 return b"n" * count
-        if stop - position > self.limits.max_message:
+        if stop - position > self._whole_run:
             largest = len(pack(name, b"")) + self.limits.max_message
             if count == 1 and stop - position > largest:
                 return b"s"
@@ -217,8 +235,12 @@ class Broker:
                     self.missed += count
         return b"k" * count
 
+    def hand_out_singly(self) -> None:
+        """Hand out each record by itself from now on, see :meth:`ServerProtocol.drop_next`."""
+        self._whole_run = 0
+
     def _publish_each(self, data: bytes, position: int, stop: int, name: bytes) -> bytes:
-        """Publish a run that is large enough to have a message over the limit in it."""
+        """Publish a run record by record: it may have a message over the limit in it."""
         codes: list[bytes] = []
         while position < stop:
             end = position + 4 + int.from_bytes(data[position : position + 4], "big")

@@ -134,6 +134,14 @@ class ServerProtocol(Endpoint[Hello | Taken]):
             else:
                 self._close()
 
+    def drop_next(self, messages: int) -> None:
+        """Drop messages for this session as if its buffer were full, for tests.
+
+        :param messages: how many of the next ones; the gap is told when they have been dropped
+        """
+        self._broker.hand_out_singly()
+        self._outbox.drop_next(messages)
+
     def close(self) -> None:
         """Leave the broker. What is queued is still to be sent. Harmless when closed."""
         if self._state is not State.CLOSED:

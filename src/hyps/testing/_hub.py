@@ -1,0 +1,155 @@
+"""A hub in memory with faults on demand."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from itertools import count
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from .. import _memory
+from .._errors import ConnectionRefused
+from .._server import Server
+from ._faults import FaultyClock, MemoryConnection
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from types import TracebackType
+    from typing import Self
+
+    from anyio.abc import ByteStream
+
+    from ..protocol import Broker, Limits
+
+_numbers: Final = count(1)
+
+
+class MemoryHub:
+    """A hub in memory, for tests. Protocol, broker, client and server are those of production.
+
+    Enter it, with ``with``, in or outside of the event loop, and connect clients to its URL::
+
+        with hyps.testing.MemoryHub() as hub:
+            async with hyps.connect(hub.url) as client:
+                ...
+
+    :param token: what clients must know; None lets everybody in
+    :param limits: the bounds of the hub
+    """
+
+    def __init__(self, *, token: str | None = None, limits: Limits | None = None) -> None:
+        self._token = token
+        self._limits = limits
+        self._name = f"hyps-testing-{next(_numbers)}"
+        self._connections: dict[MemoryConnection, None] = {}
+        self._is_cut = False
+        self._clock = FaultyClock()
+        self._server = self._make_server()
+
+    def __enter__(self) -> Self:
+        _memory.stand_ins[self._name] = self
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        del _memory.stand_ins[self._name]
+        self.cut()
+
+    def __repr__(self) -> str:
+        return f"<hyps.testing.MemoryHub at {self.url}, connections: {len(self._connections)}>"
+
+    def _make_server(self) -> Server:
+        return Server(token=self._token, limits=self._limits)
+
+    @property
+    def url(self) -> str:
+        """What clients connect to."""
+        return f"memory://{self._name}"
+
+    @property
+    def broker(self) -> Broker:
+        """The hub's channels and sessions, and what was published, delivered and missed."""
+        return self._server.broker
+
+    @property
+    def connections(self) -> tuple[MemoryConnection, ...]:
+        """The connections that are open, the oldest first."""
+        return tuple(self._connections)
+
+    # The network
+
+    def stall(self) -> None:
+        """Hold what is sent over all connections; see :meth:`resume`."""
+        for connection in self.connections:
+            connection.stall()
+
+    def resume(self) -> None:
+        """Let all connections go on."""
+        for connection in self.connections:
+            connection.resume()
+
+    def cut(self) -> None:
+        """Break all connections, and let nobody connect; see :meth:`restore`."""
+        self._is_cut = True
+        for connection in self.connections:
+            connection.cut()
+
+    def restore(self) -> None:
+        """Let clients connect again."""
+        self._is_cut = False
+
+    # The hub
+
+    def restart(self) -> None:
+        """Break all connections, and be another hub, which knows nothing of what was before."""
+        for connection in self.connections:
+            connection.cut()
+        self._server = self._make_server()
+
+    def drop_next(self, messages: int) -> None:
+        """Drop messages on their way to each session, as when its buffer at the hub is full.
+
+        :param messages: how many of each session's next ones
+        """
+        for session in self.broker.sessions:
+            session.drop_next(messages)
+
+    # Time
+
+    def freeze_clock(self) -> None:
+        """Stop the time of hub and clients: no heartbeat, and no session is given up."""
+        self._clock.freeze()
+
+    def thaw_clock(self) -> None:
+        """Let time go on from where it was stopped."""
+        self._clock.thaw()
+
+    def advance_clock(self, seconds: float) -> None:
+        """Let time go by at once.
+
+        The hub forgets channels that nobody held for ``limits.keep_time``, and silence is noticed:
+        half of ``limits.heartbeat`` at a time is what a connection in good health can take.
+        """
+        self._clock.advance(seconds)
+        self.broker.tick(self._clock.now())
+
+    # For clients
+
+    @asynccontextmanager
+    async def dial(self) -> AsyncIterator[ByteStream]:
+        """Connect, as :func:`hyps.connect` does."""
+        if self._is_cut:
+            raise ConnectionRefused(f"no hub at {self.url}: it is cut off")
+        connection = MemoryConnection(self._clock)
+        self._connections[connection] = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._server.handle, connection.hub_end)
+                yield connection.client_end
+        finally:
+            del self._connections[connection]
