@@ -97,3 +97,10 @@ def bench(session: nox.Session) -> None:
     session.install(".", *nox.project.dependency_groups(PROJECT, "bench"))
     session.run("python", "-m", "benchmarks.core", *session.posargs)
     session.run("python", "-m", "benchmarks.end_to_end", *session.posargs)
+
+
+@nox.session(python=NEWEST)
+def soak(session: nox.Session) -> None:
+    """Let clients come and go under faults, and account for every message: -- --minutes 5."""
+    session.install(".", *TEST)
+    session.run("python", "-m", "soak", *session.posargs, env={"PYTHONPATH": "tests"})

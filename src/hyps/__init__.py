@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from ._server import serve as serve
     from ._status import Connected as Connected
     from ._status import ConnectionEvent as ConnectionEvent
-    from ._status import ConnectionEvents as ConnectionEvents
     from ._status import Disconnected as Disconnected
     from ._status import Reconnected as Reconnected
     from ._subscription import Subscription as Subscription
@@ -46,7 +45,6 @@ __all__ = (
     "Client",
     "Connected",
     "ConnectionEvent",
-    "ConnectionEvents",
     "ConnectionLost",
     "ConnectionRefused",
     "Disconnected",
@@ -87,7 +85,6 @@ _HOMES = {
     "_status": (
         "Connected",
         "ConnectionEvent",
-        "ConnectionEvents",
         "Disconnected",
         "Reconnected",
     ),

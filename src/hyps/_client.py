@@ -21,11 +21,12 @@ from .protocol.limits import FRAME_SIZE
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Generator, Iterable
+    from collections.abc import AsyncIterator, Generator, Iterable
     from types import TracebackType
     from typing import Any, Self
 
     from ._buffer import Overflow
+    from ._status import ConnectionEvent
     from .protocol.client import Data
 
 WhenDisconnected = Literal["wait", "raise"]
@@ -149,7 +150,7 @@ class Client:
         """Whether there is a connection now, with all channels subscribed. For readiness checks."""
         return self._connection is not None and self._connection.is_open
 
-    def events(self) -> ConnectionEvents:
+    def events(self) -> AsyncIterator[ConnectionEvent]:
         """Watch the connection: :class:`Connected`, :class:`Disconnected`, :class:`Reconnected`.
 
         The first event is how things are now, if the client was connected before::

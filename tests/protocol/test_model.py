@@ -99,18 +99,23 @@ class Hub(RuleBasedStateMachine):
             max_buffer=max_buffer, max_in_flight=max_in_flight, max_channels=max_channels
         )
         self.limits = limits
-        self.broker = Broker("boot", limits)
+        self.runs = 0
         self.peers: list[Peer] = []
-        self.messages = 0
-        self.published = 0
-        self.deliveries = 0
+        #: Messages that were made, that hubs took, and that this hub took and owed.
+        self.messages = self.taken = 0
         #: All that was published to each channel, with its place in the order of all messages.
         self.log: dict[str, list[tuple[int, bytes]]] = {name: [] for name in CHANNELS}
         self.now = 0.0
-        #: How often each channel may have been forgotten.
+        #: How often each channel was forgotten: nobody counted from one era to the next.
         self.era = dict.fromkeys(CHANNELS, 0)
         self.lost_positions: list[tuple[dict[str, bytes], dict[str, tuple[int, int]]]] = []
         self.count = 0
+        self.run_hub()
+
+    def run_hub(self) -> None:
+        self.runs += 1
+        self.broker = Broker(f"boot-{self.runs}", self.limits)
+        self.published = self.deliveries = 0
         self.connect()
 
     def peer(self, who: int) -> Peer:
@@ -289,6 +294,16 @@ class Hub(RuleBasedStateMachine):
         if known:
             self.lost_positions.append((known, marks))
 
+    @rule(size=st.integers(0, 60))
+    def restart(self, size: int) -> None:
+        """The hub is killed, and another one takes its place, which knows nothing of it."""
+        while self.peers:
+            self.vanish(0, size)
+        assert self.broker.channels == len(self.broker.sessions) == 0
+        for name in CHANNELS:
+            self.era[name] += 1
+        self.run_hub()
+
     @rule(who=whose)
     @precondition(lambda self: len(self.peers) > 1)
     def fail(self, who: int) -> None:
@@ -343,7 +358,8 @@ class Hub(RuleBasedStateMachine):
         elif peer.draining:
             code = b"u"
         elif record.kind == "publish":
-            self.log[name].append((self.published, record.data))
+            self.log[name].append((self.taken, record.data))
+            self.taken += 1
             self.published += 1
             self.deliveries += sum([name in other.held for other in self.peers])
         elif name not in peer.held and len(peer.held) == self.limits.max_channels:
@@ -390,10 +406,10 @@ class Hub(RuleBasedStateMachine):
 
     def follow_reconnect(self, peer: Peer, gap: Gap) -> None:
         cursor, era = peer.earlier.pop(gap.channel)
-        if gap.missed is None:
-            # It was forgotten, so nobody counted.
-            assert era != self.era[gap.channel]
+        if era != self.era[gap.channel]:
+            assert gap.missed is None
         else:
+            assert gap.missed is not None
             assert gap.missed == peer.cursor[gap.channel] - cursor > 0
 
     def answer(self, peer: Peer, operation: int, refusals: tuple[Refusal, ...]) -> None:
