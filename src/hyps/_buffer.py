@@ -162,24 +162,16 @@ class _DropOldest(Buffer):
         return bool(self._front or self._items)
 
     def _put_what_fits(self, run: Run, count: int, size: int) -> int:
-        # Only the end of a run that is larger than everything may hold can stay.
-        room = max(1, _fit_last(run, self._max_messages, self._max_bytes))
-        dropped = run.count - room
-        if dropped:
-            run = run.split(dropped)[1]
-        missed = self._drop(run.count, len(run.records))
-        if dropped:
-            self._front.add(run.channel, dropped, "client")
         self._append(run)
-        return missed + dropped
-
-    def _drop(self, count: int, size: int) -> int:
-        """Drop from the front until there is room for so much more."""
         self._take_back()
+        return self._drop()
+
+    def _drop(self) -> int:
+        """Drop from the front until what is left is within bounds, or one message."""
         dropped = 0
-        while self._items:
-            over = self._count + count - self._max_messages
-            over_size = self._size + size - self._max_bytes
+        while self._count > 1:
+            over = self._count - self._max_messages
+            over_size = self._size - self._max_bytes
             if over <= 0 and over_size <= 0:
                 break
             item = self._items.popleft()
@@ -190,6 +182,8 @@ class _DropOldest(Buffer):
             self._count -= item.count
             self._size -= len(item.records)
             skipped = max(min(over, item.count), _count_until(item, over_size))
+            # The newest message stays, whatever its size.
+            skipped = min(skipped, self._count + item.count - 1)
             if skipped < item.count:
                 self._put_back(item.split(skipped)[1])
             self._front.add(item.channel, skipped, "client")
@@ -346,17 +340,6 @@ def _fit(run: Run, max_messages: int, max_bytes: int) -> int:
     """Count the run's first messages that stay within both bounds."""
     count = total = 0
     for size in _sizes(run):
-        total += size
-        if count == max_messages or total > max_bytes:
-            break
-        count += 1
-    return count
-
-
-def _fit_last(run: Run, max_messages: int, max_bytes: int) -> int:
-    """Count the run's last messages that stay within both bounds."""
-    count = total = 0
-    for size in reversed(list(_sizes(run))):
         total += size
         if count == max_messages or total > max_bytes:
             break

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from hyps.protocol import ClientProtocol
 
 if TYPE_CHECKING:
-    import hyps
     from collections.abc import Iterable, Mapping
 
+    import hyps
     from hyps import Gap, Message
     from hyps._routes import Joining
     from hyps._subscription import Subscription
