@@ -69,7 +69,7 @@ def env() -> dict[str, str]:
 
 def test_all_blocks_are_known() -> None:
     assert BLOCKS.keys() == {"sh", "python", "text"}
-    assert len(BLOCKS["python"]) == 5
+    assert len(BLOCKS["python"]) == 7
 
 
 def test_demo_runs_in_a_fresh_clone(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_examples_of_tests(code: str, tmp_path: Path) -> None:
 def test_examples(code: str, env: dict[str, str]) -> None:
     with started(SERVE, env, "listening at"):
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-X", "dev", "-c", code],
+            [sys.executable, "-W", "error", "-c", code],
             env=env,
             capture_output=True,
             text=True,
