@@ -210,6 +210,31 @@ def test_a_large_send_that_moves_on_is_life(open_end: Callable[[], End]) -> None
     expect_timeout(end)
 
 
+def test_progress_is_no_life_when_the_ping_has_left() -> None:
+    """Something on the way may take all that is sent, and be connected to nobody."""
+    client = client_of_that_heartbeat()
+    client.tick(0)
+    client.publish("c", b"")
+    assert client.data_to_send()
+    assert client.tick(10, unsent=20) == 20
+    # The PING waits for that.
+    assert client.tick(15, unsent=10) == 25
+    assert client.data_to_send()
+    assert client.tick(24, unsent=13) == 34
+    client.publish("c", b"")
+    assert client.data_to_send()
+    # It begins to leave.
+    assert client.tick(33, unsent=12) == 43
+    # And all else moves on and on.
+    assert client.tick(42, unsent=9) == 43
+    assert client.tick(43, unsent=8) == 53
+    assert client.data_to_send() == b""
+    assert client.tick(53, unsent=7) == 53
+    assert client.tick(53, unsent=6) == math.inf
+    assert isinstance(client.next_event(), Lost)
+    expect_timeout(client)
+
+
 def test_what_is_queued_for_a_silent_client_is_freed() -> None:
     broker = Broker("boot", LIMITS)
     server = open_server(broker=broker)

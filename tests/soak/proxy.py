@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -87,9 +88,8 @@ class _Relay:
     async def run(self) -> None:
         client, hub = self._streams
         for stream in self._streams:
-            raw = stream.extra(SocketAttribute.raw_socket)
-            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-                raw.setsockopt(socket.SOL_SOCKET, option, _BUFFER_SIZE)
+            _set(stream, socket.SO_RCVBUF, _BUFFER_SIZE)
+            _set(stream, socket.SO_SNDBUF, _BUFFER_SIZE)
         with self._scope:
             async with anyio.create_task_group() as tasks:
                 async with anyio.create_task_group() as copies:
@@ -128,12 +128,7 @@ class _Relay:
     def _reset(self) -> None:
         """End both connections with RST instead of FIN."""
         for stream in self._streams:
-            try:
-                raw = stream.extra(SocketAttribute.raw_socket)
-                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            except (OSError, AttributeError, ValueError, anyio.TypedAttributeLookupError):
-                # It is gone already, which uvloop shows by having no socket, or a bad one.
-                pass
+            _set(stream, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._scope.cancel()
 
     async def _misbehave(self) -> None:
@@ -167,3 +162,10 @@ class _Relay:
             f"a half-open connection was not given up in {_SWALLOWED_FOR} s by the {left}"
         )
         self._scope.cancel()
+
+
+def _set(stream: SocketStream, option: int, value: int | bytes) -> None:
+    # It may be gone already, which uvloop shows by having no socket, or a bad one.
+    with suppress(OSError, AttributeError, ValueError, anyio.TypedAttributeLookupError):
+        raw = stream.extra(SocketAttribute.raw_socket)
+        raw.setsockopt(socket.SOL_SOCKET, option, value)

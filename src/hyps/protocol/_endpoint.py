@@ -74,12 +74,16 @@ class Endpoint(Generic[_Event]):
         self._opened_at: float | None = None
         self._alive_at = 0.0
         self._heard = False
-        self._sending = False
-        self._sends = 0
+        # Bytes that were handed out, and how many of them in sends that are over.
+        self._handed = 0
+        self._sent = 0
+        # The same of the send that was under way at the last tick, and what it held back.
         self._slow_send: int | None = None
         self._unsent: int | None = None
         self._ping = 0
         self._ping_is_out = False
+        # Bytes that were handed out before the PING, as long as it may be behind some of them.
+        self._before_ping: int | None = None
         self._pinged_at = 0.0
         self._overdue = False
 
@@ -167,9 +171,9 @@ class Endpoint(Generic[_Event]):
         :param max_bytes: add no further frame once there are so many bytes
         """
         self._pongs = 0
-        self._sends += self._sending
+        self._sent = self._handed
         data = self._take(max_bytes)
-        self._sending = bool(data)
+        self._handed += len(data)
         return data
 
     def _take(self, max_bytes: int) -> bytes:
@@ -242,10 +246,10 @@ class Endpoint(Generic[_Event]):
     def tick(self, now: float, unsent: int | None = None) -> float:
         """Judge what the time means: send a PING, or give the peer up.
 
-        Received bytes are a sign of life. So is output that gets through slowly, as a PONG from
-        behind a slow link has to wait for it: a send that was under way at one tick and at the
-        next is over or has moved on. A send that is over at once is none, as a cut cable swallows
-        many.
+        Received bytes are a sign of life. So is output that gets through slowly, as long as a PING
+        may have to wait for it: a send that was under way at one tick and at the next is over or
+        has moved on. A send that is over at once is none, as a cut cable swallows many; and when
+        the PING has left the peer has to answer, whoever takes all the rest.
 
         A late tick may mean that this process was busy and not the peer silent. So the first
         overdue tick only asks for another one at once, with a read in between.
@@ -261,12 +265,7 @@ class Endpoint(Generic[_Event]):
                 self._opened_at = now
             self._alive_at = now
             return self._judge(now, self._opened_at + self.limits.hello_timeout)
-        progressed = self._slow_send is not None and (
-            self._sends > self._slow_send or unsent != self._unsent
-        )
-        self._slow_send = self._sends if self._sending else None
-        self._unsent = unsent
-        if self._heard or progressed:
+        if self._see_progress(unsent) or self._heard:
             self._heard = self._overdue = False
             self._alive_at = now
         silent_at = self._alive_at + self._heartbeat
@@ -275,10 +274,23 @@ class Endpoint(Generic[_Event]):
         if not self._ping_is_out:
             self._ping += 1
             self._ping_is_out = True
+            self._before_ping = self._handed
             self._pinged_at = now
             self._output.put_urgent(encode_frame(Kind.PING, self._ping.to_bytes(8, "big")))
         # From the PING on: the first tick after a pause may come very late.
         return self._judge(now, max(silent_at, self._pinged_at) + self._heartbeat)
+
+    def _see_progress(self, unsent: int | None) -> bool:
+        """Tell whether output that the PING may be behind has moved on since the last tick."""
+        is_behind = self._before_ping is not None
+        if self._before_ping is not None and self._sent - (unsent or 0) > self._before_ping:
+            self._before_ping = None
+        has_moved = self._slow_send is not None and (
+            self._sent > self._slow_send or unsent != self._unsent
+        )
+        self._slow_send = self._sent if self._handed > self._sent else None
+        self._unsent = unsent
+        return is_behind and has_moved
 
     def _judge(self, now: float, deadline: float) -> float:
         if now < deadline:
