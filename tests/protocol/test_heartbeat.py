@@ -210,6 +210,24 @@ def test_a_large_send_that_moves_on_is_life(open_end: Callable[[], End]) -> None
     expect_timeout(end)
 
 
+def test_what_the_transport_took_at_once_and_sends_slowly_is_life() -> None:
+    client = client_of_that_heartbeat()
+    client.publish("c", bytes(1_000))
+    assert client.data_to_send()
+    assert client.data_to_send() == b""
+    assert client.tick(0, unsent=1_000) == 10
+    assert client.tick(10, unsent=900) == 20
+    assert client.data_to_send()
+    assert client.data_to_send() == b""
+    assert client.tick(20, unsent=813) == 30
+    # Now it is stuck.
+    assert client.tick(30, unsent=813) == 40
+    assert client.tick(40, unsent=813) == 40
+    assert client.tick(40, unsent=813) == math.inf
+    assert isinstance(client.next_event(), Lost)
+    expect_timeout(client)
+
+
 def test_progress_is_no_life_when_the_ping_has_left() -> None:
     """Something on the way may take all that is sent, and be connected to nobody."""
     client = client_of_that_heartbeat()

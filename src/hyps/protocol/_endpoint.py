@@ -77,9 +77,11 @@ class Endpoint(Generic[_Event]):
         # Bytes that were handed out, and how many of them in sends that are over.
         self._handed = 0
         self._sent = 0
-        # The same of the send that was under way at the last tick, and what it held back.
+        # At the last tick: those before a send that was under way, what the transport held, and
+        # what has left it for sure.
         self._slow_send: int | None = None
         self._unsent: int | None = None
+        self._gone = 0
         self._ping = 0
         self._ping_is_out = False
         # Bytes that were handed out before the PING, as long as it may be behind some of them.
@@ -247,9 +249,10 @@ class Endpoint(Generic[_Event]):
         """Judge what the time means: send a PING, or give the peer up.
 
         Received bytes are a sign of life. So is output that gets through slowly, as long as a PING
-        may have to wait for it: a send that was under way at one tick and at the next is over or
-        has moved on. A send that is over at once is none, as a cut cable swallows many; and when
-        the PING has left the peer has to answer, whoever takes all the rest.
+        may have to wait for it: what the transport holds has become less, or a send that was
+        under way at one tick is over at the next or has moved on. A send that is over at once is
+        none, as a cut cable swallows many; and when the PING has left the peer has to answer,
+        whoever takes all the rest.
 
         A late tick may mean that this process was busy and not the peer silent. So the first
         overdue tick only asks for another one at once, with a read in between.
@@ -282,14 +285,16 @@ class Endpoint(Generic[_Event]):
 
     def _see_progress(self, unsent: int | None) -> bool:
         """Tell whether output that the PING may be behind has moved on since the last tick."""
-        is_behind = self._before_ping is not None
-        if self._before_ping is not None and self._sent - (unsent or 0) > self._before_ping:
-            self._before_ping = None
-        has_moved = self._slow_send is not None and (
-            self._sent > self._slow_send or unsent != self._unsent
-        )
+        gone = self._sent - (unsent or 0)
+        has_moved = unsent is not None and gone > self._gone
+        if self._slow_send is not None and not has_moved:
+            has_moved = self._sent > self._slow_send or unsent != self._unsent
+        self._gone = max(gone, self._gone)
         self._slow_send = self._sent if self._handed > self._sent else None
         self._unsent = unsent
+        is_behind = self._before_ping is not None
+        if self._before_ping is not None and gone > self._before_ping:
+            self._before_ping = None
         return is_behind and has_moved
 
     def _judge(self, now: float, deadline: float) -> float:
