@@ -57,7 +57,6 @@ NOT_HYPS = {
     "an HTTP/1 request": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "an HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-    "a preface without an end": b"HYPS/1" + b" " * 10,
     "a large request": b"POST / HTTP/1.1\r\n\r\n" + bytes(1_000_000),
 }
 
@@ -82,6 +81,7 @@ def hello(body: bytes) -> bytes:
 BAD_OPENINGS = {
     "another version": (b"HYPS/2\r\n", "version"),
     "a version of any length": (b"HYPS/2.0-beta\r\n", "version"),
+    "a preface without an end": (b"HYPS/1" + b" " * 10, "protocol"),
     "a length of 0": (PREFACE + bytes(4), "protocol"),
     "a length of 4 GiB": (PREFACE + b"\xff\xff\xff\xff", "too_large"),
     "a length over the opening's": (PREFACE + (16_385).to_bytes(4, "big"), "too_large"),

@@ -146,8 +146,6 @@ def test_only_an_error_about_the_version_says_which_there_are() -> None:
         b"hyps/1\r\n",
         b"HYPs",
         b"\r\n",
-        b"HYPS/" + b"1" * (MAX_PREFACE - 5),
-        b"HYPS/123456789\n\r\n",
         hello(),
     ],
 )
@@ -165,6 +163,11 @@ def test_another_protocol_is_told_so_in_a_line_of_text(data: bytes) -> None:
     assert line.isascii()
     assert server.state is State.CLOSED
     assert server.eof_is_due
+
+
+@pytest.mark.parametrize("version", [b"1" * (MAX_PREFACE - 5), b"123456789\n\r\n"])
+def test_preface_without_an_end_is_a_violation(version: bytes) -> None:
+    expect_violation(session(), b"HYPS/" + version)
 
 
 def test_preface_comes_once() -> None:

@@ -17,12 +17,12 @@ from __future__ import annotations
 import enum
 import math
 from collections import deque
-from typing import TYPE_CHECKING, ClassVar, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from ._json import Fields, dump
 from .errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from .events import NEED_DATA, Closed, NeedData, PeerError
-from .frames import FIRST_IGNORABLE, VERSION, FrameDecoder, Kind, NotHyps, encode_frame
+from .frames import FIRST_IGNORABLE, VERSION, Kind
 from .limits import MAX_PONGS, MAX_REASON, Limits
 
 if TYPE_CHECKING:
@@ -30,11 +30,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ._output import OutputQueue
-
-_NOT_HYPS: Final = (
-    b"HYPS/%d: this port speaks the Hyps pub/sub protocol, and what came is something else\r\n"
-    % VERSION
-)
+    from .wire import Wire
 
 _Event = TypeVar("_Event")
 
@@ -60,10 +56,10 @@ class Endpoint(Generic[_Event]):
     _PEER: ClassVar[str]
     _TABLE: ClassVar[Mapping[State, Mapping[int, Callable[[Any, bytes], None]]]]
 
-    def __init__(self, limits: Limits, decoder: FrameDecoder, output: OutputQueue) -> None:
+    def __init__(self, limits: Limits, wire: Wire, output: OutputQueue) -> None:
         self.limits = limits
         self._state = State.OPENING
-        self._decoder = decoder
+        self._wire = wire
         self._output = output
         self._events: deque[_Event | PeerError | Closed] = deque()
         self._error: RemoteProtocolError | None = None
@@ -116,7 +112,7 @@ class Endpoint(Generic[_Event]):
             self._at_eof = True
         elif self._state is not State.CLOSED:
             self._heard = True
-            self._decoder.receive_data(data)
+            self._wire.receive_data(data)
 
     def next_event(self) -> _Event | PeerError | Closed | NeedData:
         """Give the next thing that happened, or ``NEED_DATA``.
@@ -143,10 +139,14 @@ class Endpoint(Generic[_Event]):
         """Look at the next frame; False if there is none."""
         if self._state is State.CLOSED:
             return False
-        frame = self._decoder.next_frame()
+        if self._state is State.GREETED and self._wire.is_eager:
+            return False
+        frame = self._wire.next_frame()
+        if self._wire.has_output:
+            self._output.wake()
         if frame is None:
             if self._at_eof:
-                clean = not self._decoder.buffered
+                clean = not self._wire.buffered
                 self._close()
                 self._events.append(Closed(clean))
             return self._at_eof
@@ -206,7 +206,7 @@ class Endpoint(Generic[_Event]):
         """Forget what was received or is to be sent: the transport is gone."""
         self._output.settle()
         self._output.clear()
-        self._decoder.discard()
+        self._wire.discard()
 
     def fail(self, message: str, code: str = ErrorCode.INTERNAL) -> None:
         """End the connection with an ERROR for the peer. Harmless when it has ended.
@@ -224,10 +224,7 @@ class Endpoint(Generic[_Event]):
         if error.code == ErrorCode.TIMEOUT:
             # Nobody reads it, and it can be much.
             self._output.clear()
-        if isinstance(error, NotHyps):
-            self._output.put_urgent(_NOT_HYPS)
-        else:
-            self._send_error(error.code, str(error))
+        self._send_error(error.code, str(error))
 
     def _send_error(self, code: str, message: str) -> None:
         versions = [VERSION] if code == ErrorCode.VERSION else None
@@ -237,13 +234,18 @@ class Endpoint(Generic[_Event]):
     def _close(self) -> None:
         """Enter CLOSED and let go of everything that the connection held."""
         self._state = State.CLOSED
-        self._decoder.discard()
+        self._wire.discard()
         self._output.wake()
 
     def _forbid(self, what: str) -> LocalProtocolError:
         return LocalProtocolError(f"{what} in the state {self._state.value!r}")
 
-    # Heartbeat
+    # Time
+
+    @property
+    def wants_tick(self) -> bool:
+        """Whether :meth:`tick` is to be called now, and not when it said."""
+        return self._wire.wants_tick
 
     def tick(self, now: float, unsent: int | None = None) -> float:
         """Judge what the time means: send a PING, or give the peer up.
@@ -261,6 +263,12 @@ class Endpoint(Generic[_Event]):
         :param unsent: bytes that the transport holds of what it was given, if it can tell
         :return: when to call again, at the latest
         """
+        deadline = self._wire.tick(now)
+        if self._wire.has_output:
+            self._output.wake()
+        return min(deadline, self._tick(now, unsent))
+
+    def _tick(self, now: float, unsent: int | None) -> float:
         if self._state is State.CLOSED:
             return math.inf
         if self._state in (State.OPENING, State.GREETED):
@@ -279,7 +287,10 @@ class Endpoint(Generic[_Event]):
             self._ping_is_out = True
             self._before_ping = self._handed
             self._pinged_at = now
-            self._output.put_urgent(encode_frame(Kind.PING, self._ping.to_bytes(8, "big")))
+            self._output.put_urgent(Kind.PING, self._ping.to_bytes(8, "big"))
+        if not self._wire.answers_ping:
+            # It never has, so that its silence means nothing.
+            return now + self._heartbeat
         # From the PING on: the first tick after a pause may come very late.
         return self._judge(now, max(silent_at, self._pinged_at) + self._heartbeat)
 
@@ -319,7 +330,7 @@ class Endpoint(Generic[_Event]):
         self._pongs += 1
         if self._pongs > MAX_PONGS:
             raise RemoteProtocolError("PING: sent without waiting for PONG", ErrorCode.LIMIT)
-        self._output.put_urgent(encode_frame(Kind.PONG, body))
+        self._output.put_urgent(Kind.PONG, body)
 
     def _on_pong(self, body: bytes) -> None:
         if not self._ping_is_out or body != self._ping.to_bytes(8, "big"):

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from .frames import Kind, frame_head
+from .frames import Kind
 from .limits import CHUNK_OVERHEAD, FRAME_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from .wire import Wire
 
 #: Kinds whose body is a list, so that two bodies make one.
 _LISTS: Final = frozenset(
@@ -36,11 +38,13 @@ class OutputQueue:
     answers that it owes, a client the records that it sends. Those that were taken may have reached
     the peer already; ``leaving_items`` says how many :meth:`take` gave last.
 
+    :param wire: encodes the frames; what it holds back counts as queued. May be changed.
     :param on_output: called when there is something to take after :meth:`take` gave nothing
     """
 
     __slots__ = (
         "_chunks",
+        "_held",
         "_idle",
         "_leaving",
         "_on_output",
@@ -50,12 +54,15 @@ class OutputQueue:
         "items_size",
         "leaving_items",
         "queued",
+        "wire",
     )
 
-    def __init__(self, on_output: Callable[[], object]) -> None:
+    def __init__(self, wire: Wire, on_output: Callable[[], object]) -> None:
+        self.wire = wire
+        self._held = 0
         self._on_output = on_output
         self._chunks: deque[tuple[int, bytes, int]] = deque()
-        self._urgent: list[bytes] = []
+        self._urgent: list[tuple[int, bytes]] = []
         self._idle = True
         self._leaving = 0
         self.leaving_items: int = 0
@@ -67,7 +74,7 @@ class OutputQueue:
         self.frame_size: int = FRAME_SIZE
 
     def __bool__(self) -> bool:
-        return bool(self._chunks or self._urgent)
+        return bool(self._chunks or self._urgent or self.wire.held)
 
     def put(self, kind: int, body: bytes, items: int = 0) -> None:
         """Append the body of a frame, or a part of it where the kind is a list."""
@@ -79,9 +86,9 @@ class OutputQueue:
         if self._idle:
             self.wake()
 
-    def put_urgent(self, data: bytes) -> None:
-        """Append bytes that overtake everything queued by :meth:`put`."""
-        self._urgent.append(data)
+    def put_urgent(self, kind: int, body: bytes) -> None:
+        """Append a frame that overtakes everything queued by :meth:`put`."""
+        self._urgent.append((kind, body))
         if self._idle:
             self.wake()
 
@@ -93,6 +100,8 @@ class OutputQueue:
     def clear(self) -> None:
         """Forget what was put; what is urgent still goes out."""
         self._chunks.clear()
+        self.wire.clear()
+        self._held = 0
         self.queued = self._leaving
         self.items = self.items_size = 0
 
@@ -109,7 +118,12 @@ class OutputQueue:
         """
         # Per chunk, that is per run at the hub: the inner loop.
         self.settle()
-        taken, self._urgent = self._urgent, []
+        encode = self.wire.encode
+        taken: list[bytes] = []
+        if self._urgent:
+            for kind, body in self._urgent:
+                taken += encode(kind, [body], len(body))
+            self._urgent = []
         chunks = self._chunks
         size = items = 0
         room = self.items if max_items is None else max_items
@@ -130,8 +144,7 @@ class OutputQueue:
                     length += len(body)
                     room -= count
                     items += count
-            taken.append(frame_head(kind, length))
-            taken += bodies
+            taken += encode(kind, bodies, length)
             size += length + 5
             if count:
                 # All chunks of the frame are of one kind, so all have items.
@@ -139,5 +152,9 @@ class OutputQueue:
             self._leaving += length + CHUNK_OVERHEAD * len(bodies)
         self.items -= items
         self.leaving_items = items
+        taken += self.wire.flush()
+        held = self.wire.held
+        self.queued += held - self._held
+        self._held = held
         self._idle = not taken
         return b"".join(taken)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .server import ServerProtocol
+    from .wire import Wire
 
 _BOOT_ID_CHARACTERS = frozenset(map(chr, range(0x21, 0x7F))) - {":"}
 
@@ -45,12 +46,13 @@ class Outbox(OutputQueue):
     between and not one after each message.
 
     :param bound: queued bytes at which records are dropped
+    :param wire: see :class:`OutputQueue`
     """
 
     __slots__ = ("_bound", "_gaps", "_is_dropping", "_to_drop", "missed")
 
-    def __init__(self, bound: int, on_output: Callable[[], object]) -> None:
-        super().__init__(on_output)
+    def __init__(self, bound: int, wire: Wire, on_output: Callable[[], object]) -> None:
+        super().__init__(wire, on_output)
         self._bound = bound
         self._is_dropping = False
         self._to_drop = 0

@@ -22,7 +22,7 @@ from .events import (
     Rejected,
     Welcome,
 )
-from .frames import PREFACE, FrameDecoder, Kind, encode_frame
+from .frames import Kind
 from .limits import (
     FRAME_SIZE,
     MAX_COUNT,
@@ -40,9 +40,12 @@ from .records import (
     pack_length,
     scan,
 )
+from .wire import NativeWire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from .wire import Wire
 
     Data = bytes | bytearray | memoryview | str
 
@@ -109,6 +112,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         by the hub
     :param on_output: called when there is something to send after there was nothing. It must
         not call this object.
+    :param wire: what it speaks; None is the native wire
     :raises ValueError: if the token is too long to be sent
     """
 
@@ -121,10 +125,10 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         token: str | None = None,
         limits: Limits | None = None,
         on_output: Callable[[], object] = _nothing,
+        wire: Wire | None = None,
     ) -> None:
-        super().__init__(
-            limits or Limits(), FrameDecoder(MAX_OPENING_FRAME), OutputQueue(on_output)
-        )
+        wire = wire or NativeWire(MAX_OPENING_FRAME, preface=False)
+        super().__init__(limits or Limits(), wire, OutputQueue(wire, on_output))
         self._welcome: Welcome | None = None
         self._last_id = 0
         self._operations: deque[_Operation] = deque()
@@ -142,7 +146,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         if len(hello) >= MAX_OPENING_FRAME:
             raise ValueError("the token is too long")
         (token or "").encode()  # UnicodeEncodeError is a ValueError
-        self._output.put_urgent(PREFACE + encode_frame(Kind.HELLO, hello))
+        self._output.put_urgent(Kind.HELLO, hello)
 
     # Operations
 
@@ -360,7 +364,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         self._state = State.OPEN
         self._welcome = welcome
         self._heartbeat = welcome.heartbeat
-        self._decoder.max_frame = welcome.max_frame
+        self._wire.max_frame = welcome.max_frame
         self._output.frame_size = min(FRAME_SIZE, welcome.max_frame - 1)
         self._events.append(welcome)
 

@@ -46,10 +46,6 @@ class Kind(enum.IntEnum):
 FIRST_IGNORABLE: Final = 0x80
 
 
-class NotHyps(RemoteProtocolError):
-    """The peer speaks another protocol; it is told in a line of text instead of a frame."""
-
-
 def frame_head(kind: int, length: int) -> bytes:
     """Encode what stands before a body of ``length`` bytes."""
     return _HEAD.pack(length + 1, kind)
@@ -116,11 +112,11 @@ class FrameDecoder:
         start = bytes(self._buffer[:MAX_PREFACE])
         name = PREFACE[:5]
         if not (start.startswith(name) or name.startswith(start)):
-            raise NotHyps("the preface is missing")
+            raise RemoteProtocolError("the preface is missing")
         line, newline, _ = start.partition(b"\r\n")
         if not newline:
             if len(start) == MAX_PREFACE:
-                raise NotHyps(f"the preface does not end within {MAX_PREFACE} bytes")
+                raise RemoteProtocolError(f"the preface does not end within {MAX_PREFACE} bytes")
             return False
         if line + newline != PREFACE:
             raise RemoteProtocolError("the wire's version is not supported", ErrorCode.VERSION)

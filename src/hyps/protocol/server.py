@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from ._endpoint import Endpoint, State
@@ -10,12 +11,15 @@ from ._position import is_position
 from .broker import Broker, Channel, Outbox
 from .errors import ErrorCode, RemoteProtocolError
 from .events import Hello, Taken
-from .frames import FrameDecoder, Kind
+from .frames import PREFACE, Kind
 from .limits import FRAME_WORK, MAX_OPENING_FRAME, MAX_REASON, PASS_WORK
 from .records import decode_channel, pack, scan
+from .wire import NativeWire, UnknownWire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from .wire import Wire
 
     #: Takes a run: the bytes it is in, its start, its stop, its channel and the number of its
     #: records. Gives a code for each, unless it has queued the answers itself.
@@ -24,6 +28,12 @@ if TYPE_CHECKING:
 
 #: What stands beside the name in an answer to SUBSCRIBE, and the frame's kind.
 _MAX_ANSWER: Final = 64
+
+
+#: The wires that a client may choose from, by what they begin with.
+_WIRES: Final[Mapping[bytes, Callable[[int], Wire]]] = {
+    PREFACE[:5]: partial(NativeWire, preface=True),
+}
 
 
 def _nothing() -> None:
@@ -54,8 +64,9 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         server: str = "hyps",
         on_output: Callable[[], object] = _nothing,
     ) -> None:
-        self._outbox = Outbox(broker.limits.max_buffer, on_output)
-        super().__init__(broker.limits, FrameDecoder(MAX_OPENING_FRAME, preface=True), self._outbox)
+        wire = UnknownWire(MAX_OPENING_FRAME, _WIRES, self._speak)
+        self._outbox = Outbox(broker.limits.max_buffer, wire, on_output)
+        super().__init__(broker.limits, wire, self._outbox)
         self.session = session
         self._server = server
         self._broker = broker
@@ -71,6 +82,9 @@ class ServerProtocol(Endpoint[Hello | Taken]):
             self.fail("the hub has as many sessions as it takes", ErrorCode.LIMIT)
         else:
             broker.sessions.add(self)
+
+    def _speak(self, wire: Wire) -> None:
+        self._wire = self._outbox.wire = wire
 
     @property
     def missed(self) -> int:
@@ -91,7 +105,7 @@ class ServerProtocol(Endpoint[Hello | Taken]):
             raise self._forbid("accept()")
         limits = self.limits
         self._state = State.OPEN
-        self._decoder.max_frame = limits.max_frame
+        self._wire.max_frame = limits.max_frame
         self._outbox.put(
             Kind.WELCOME,
             dump(

@@ -1,0 +1,155 @@
+"""Wires: how frames become bytes, and bytes frames. Everything else is the same on all of them.
+
+The hub tells them apart by the first bytes of a connection.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Final
+
+from .errors import RemoteProtocolError
+from .frames import PREFACE, VERSION, FrameDecoder, frame_head
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+_NOT_HYPS: Final = (
+    b"HYPS/%d: this port speaks the Hyps pub/sub protocol, and what came is something else\r\n"
+    % VERSION
+)
+
+
+class Wire(ABC):
+    """One end of one connection, as a translator between frames and bytes.
+
+    The attributes say what a wire can do; those of the native one are the defaults.
+    """
+
+    #: Bytes of kind and body that a frame from the peer has at most; more is refused.
+    max_frame: int
+    #: Bodies that :meth:`encode` took and that may not be sent yet, in bytes.
+    held: int = 0
+    #: Whether there is something to send that nobody put.
+    has_output: bool = False
+    #: Whether :meth:`tick` is to be called soon.
+    wants_tick: bool = False
+    #: Whether the peer is known to answer a PING.
+    answers_ping: bool = True
+    #: Whether the peer may send before its greeting is answered.
+    is_eager: bool = False
+    #: Whether each message that the hub drops is counted.
+    counts_losses: bool = True
+
+    @abstractmethod
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes. Call :meth:`next_frame` until it returns None afterwards."""
+
+    @abstractmethod
+    def next_frame(self) -> tuple[int, bytes] | None:
+        """Give the next frame's kind and body, or None if more data is needed.
+
+        :raises RemoteProtocolError: the peer broke the rules
+        """
+
+    @property
+    @abstractmethod
+    def buffered(self) -> int:
+        """Bytes that are not part of a frame handed out yet."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Forget what is buffered."""
+
+    @abstractmethod
+    def encode(self, kind: int, bodies: list[bytes], length: int) -> Iterable[bytes]:
+        """Encode one frame.
+
+        :param bodies: parts of its body
+        :param length: bytes of all of them
+        :return: bytes to send; :meth:`flush` gives what comes later
+        """
+
+    def flush(self) -> Iterable[bytes]:
+        """Give what else may be sent now."""
+        return ()
+
+    def clear(self) -> None:  # noqa: B027 - there is nothing to clear where nothing is held
+        """Forget what is held."""
+
+    def tick(self, now: float) -> float:
+        """Take the time.
+
+        :return: when to call again, at the latest
+        """
+        return math.inf
+
+
+class NativeWire(FrameDecoder, Wire):
+    """The native wire, see :mod:`.frames`.
+
+    :param max_frame: bytes of kind and body; more is refused at the length. May be changed.
+    :param preface: expect the preface first, as the hub does; else send it
+    """
+
+    def __init__(self, max_frame: int, *, preface: bool) -> None:
+        super().__init__(max_frame, preface=preface)
+        self._sends_preface = not preface
+
+    def encode(self, kind: int, bodies: list[bytes], length: int) -> Iterable[bytes]:
+        head = frame_head(kind, length)
+        if self._sends_preface:
+            self._sends_preface = False
+            head = PREFACE + head
+        return (head, *bodies)
+
+
+class UnknownWire(Wire):
+    """The wire of a client that has not said yet which one it speaks.
+
+    :param max_frame: for the wire that it will be
+    :param wires: what makes each wire, by the bytes that it begins with
+    :param on_known: takes the wire when it is known
+    """
+
+    def __init__(
+        self,
+        max_frame: int,
+        wires: Mapping[bytes, Callable[[int], Wire]],
+        on_known: Callable[[Wire], None],
+    ) -> None:
+        self.max_frame = max_frame
+        self._wires = wires
+        self._on_known = on_known
+        self._is_strange = False
+        self._buffer = bytearray()
+
+    @property
+    def buffered(self) -> int:
+        return len(self._buffer)
+
+    def receive_data(self, data: bytes) -> None:
+        self._buffer += data
+
+    def discard(self) -> None:
+        self._buffer.clear()
+
+    def next_frame(self) -> tuple[int, bytes] | None:
+        buffer = self._buffer
+        for start, make in self._wires.items():
+            if buffer.startswith(start):
+                wire = make(self.max_frame)
+                wire.receive_data(bytes(buffer))
+                self._on_known(wire)
+                return wire.next_frame()
+        self._is_strange = not any(start.startswith(buffer) for start in self._wires)
+        if self._is_strange:
+            raise RemoteProtocolError("the preface is missing")
+        return None
+
+    def encode(self, kind: int, bodies: list[bytes], length: int) -> Iterable[bytes]:
+        if self._is_strange:
+            # Whatever it is, text is what a human at the other end can read.
+            return (_NOT_HYPS,)
+        return (frame_head(kind, length), *bodies)
