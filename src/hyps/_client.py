@@ -15,7 +15,7 @@ from ._errors import ConnectionLost, WouldBlock
 from ._link import Batches
 from ._status import ConnectionEvents, Status
 from ._subscription import Subscription
-from ._transport import name_of, parse_url
+from ._transport import make_wire, name_of, parse_url
 from .protocol import ClientProtocol, Gap, HypsError, Limits, Message
 from .protocol.limits import FRAME_SIZE
 
@@ -65,10 +65,11 @@ class Client:
     ) -> None:
         addresses = parse_url(url)
         self._url = name_of(addresses)
+        limits = limits or Limits()
         # Made for what it raises: a token that cannot be sent is the caller's error, and now.
-        ClientProtocol(token=token)
+        ClientProtocol(token=token, wire=make_wire(addresses[0], limits))
         if ssl_context is not None and not getattr(addresses[0], "tls", False):
-            raise ValueError(f"an ssl_context is for hypss:// URLs, not for {self._url}")
+            raise ValueError(f"an ssl_context is for hypss:// and https:// URLs, not for {self._url}")
         if when_disconnected not in ("wait", "raise"):
             raise ValueError(f"when_disconnected is none of wait, raise: {when_disconnected!r}")
         if not 0 < reconnect_max_delay < math.inf:
@@ -77,7 +78,7 @@ class Client:
             addresses=addresses,
             token=token,
             ssl_context=ssl_context,
-            limits=limits or Limits(),
+            limits=limits,
             waits=when_disconnected == "wait",
             reconnect_max_delay=reconnect_max_delay,
         )

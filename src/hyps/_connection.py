@@ -25,7 +25,7 @@ from ._link import Link, Unheard
 from ._losses import LossLog
 from ._routes import Routes
 from ._status import Connected, Disconnected, Reconnected, Status
-from ._transport import dial, name_of
+from ._transport import dial, make_wire, name_of
 from ._version import __version__
 from .protocol import (
     Acked,
@@ -219,7 +219,7 @@ class Connection:
         error = partial(self._loss, f"the connection to {address} has ended")
         try:
             async with dial(address, self._settings.ssl_context) as stream:
-                self.link = Link(stream, self._make_protocol, self.unheard)
+                self.link = Link(stream, partial(self._make_protocol, address), self.unheard)
                 broken = await self.link.run(self._on_event, self._on_violation)
             if broken is not None:
                 error = partial(self._loss, f"the connection to {address} broke: {broken}")
@@ -230,12 +230,13 @@ class Connection:
             self._losses.write(self._hub)
             self.link = None
 
-    def _make_protocol(self, on_output: Callable[[], None]) -> ClientProtocol:
+    def _make_protocol(self, address: Address, on_output: Callable[[], None]) -> ClientProtocol:
         return ClientProtocol(
             client=f"hyps-py/{__version__}",
             token=self._settings.token,
             limits=self._settings.limits,
             on_output=on_output,
+            wire=make_wire(address, self._settings.limits),
         )
 
     @property

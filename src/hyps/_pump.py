@@ -133,7 +133,10 @@ class Pump(Generic[_Endpoint]):
         send = self._stream.send
         try:
             while True:
-                if data := protocol.data_to_send(WRITE_SIZE):
+                data = protocol.data_to_send(WRITE_SIZE)
+                if protocol.wants_tick:
+                    self._sleep.cancel()
+                if data:
                     self._on_sent()
                     await send(data)
                 elif protocol.eof_is_due:
@@ -171,12 +174,12 @@ class Pump(Generic[_Endpoint]):
         while True:
             unsent = count_unsent(self._stream)
             deadline = self.protocol.tick(self.clock.now(), unsent)
+            # It may have given the peer up.
+            await self._handle_events()
             if deadline == math.inf:
                 break
             with anyio.CancelScope() as self._sleep:
                 await self.clock.sleep_until(deadline)
-        # It may have given the peer up.
-        await self._handle_events()
 
     async def _handle_events(self) -> None:
         next_event = self.protocol.next_event

@@ -75,7 +75,7 @@ class Server(anyio.AsyncContextManagerMixin):
             raise ValueError(f"port must be between 0 and 65535, not {port}")
         self._address: TCPAddress | UnixAddress
         if uds is None:
-            self._address = TCPAddress(host, port, tls=ssl_context is not None)
+            self._address = TCPAddress(host, port, "hyps" if ssl_context is None else "hypss")
         elif ssl_context is None:
             self._address = UnixAddress(os.path.abspath(uds))
         else:

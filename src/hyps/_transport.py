@@ -29,22 +29,39 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream, SocketListener
 
+    from .protocol import Limits
+    from .protocol.wire import Wire
+
 #: Where a hub listens if nobody says otherwise.
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8787
 
+_TCP_SCHEMES: Final = ("hyps", "hypss", "http", "https")
+
 
 @dataclass(frozen=True, slots=True)
 class TCPAddress:
-    """A port of a host; the host may be a name."""
+    """A port of a host, which may be a name, and what is spoken there."""
 
     host: str
     port: int
-    tls: bool = False
+    scheme: str = "hyps"
+
+    @property
+    def tls(self) -> bool:
+        return self.scheme in ("hypss", "https")
+
+    @property
+    def is_http(self) -> bool:
+        return self.scheme in ("http", "https")
+
+    @property
+    def authority(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'hypss' if self.tls else 'hyps'}://{host}:{self.port}"
+        return f"{self.scheme}://{self.authority}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +94,7 @@ def parse_url(url: str) -> tuple[Address, ...]:
     :raises InvalidURL: if Hyps cannot connect to it
     """
     scheme, _, rest = url.partition("://")
-    if scheme.lower() in ("hyps", "hypss"):
+    if scheme.lower() in _TCP_SCHEMES:
         return tuple([_parse_tcp(url, scheme.lower(), host) for host in rest.split(",")])
     parts = _split(url, url)
     match parts.scheme:
@@ -90,7 +107,8 @@ def parse_url(url: str) -> tuple[Address, ...]:
     if not url.partition("://")[1]:
         raise InvalidURL(f"bad URL {url!r}: no scheme, perhaps hyps://{url} is meant?")
     raise InvalidURL(
-        f"bad URL {url!r}: the scheme {parts.scheme!r} is none of hyps, hypss, hyps+unix, memory"
+        f"bad URL {url!r}: the scheme {parts.scheme!r} is none of "
+        "hyps, hypss, hyps+unix, memory, http, https"
     )
 
 
@@ -110,7 +128,7 @@ def _parse_tcp(url: str, scheme: str, host: str) -> TCPAddress:
     if not parts.hostname or parts.path.strip("/"):
         raise InvalidURL(f"bad URL {url!r}: expected {scheme}://host:port")
     port = DEFAULT_PORT if parts.port is None else parts.port
-    return TCPAddress(parts.hostname, port, scheme == "hypss")
+    return TCPAddress(parts.hostname, port, scheme)
 
 
 def name_of(addresses: Iterable[Address]) -> str:
@@ -123,6 +141,20 @@ def _memory_name(url: str, parts: SplitResult) -> str:
     if not parts.netloc or parts.path.strip("/"):
         raise InvalidURL(f"bad URL {url!r}: expected memory://name")
     return parts.netloc
+
+
+def make_wire(address: Address, limits: Limits) -> Wire | None:
+    """Make what a client speaks there; None is the native wire.
+
+    :raises InvalidURL: if what it needs is not installed
+    """
+    if not isinstance(address, TCPAddress) or not address.is_http:
+        return None
+    try:
+        from .protocol.http2 import ClientWire
+    except ImportError:
+        raise InvalidURL(f"{address}: HTTP/2 needs: pip install 'hyps[http2]'") from None
+    return ClientWire(address.authority, scheme=address.scheme, limits=limits)
 
 
 @asynccontextmanager
@@ -150,6 +182,9 @@ async def _connect(
             return await anyio.connect_unix(address.path)
         if not address.tls:
             return await anyio.connect_tcp(address.host, address.port)
+        if ssl_context is None and address.is_http:
+            ssl_context = ssl.create_default_context()
+            ssl_context.set_alpn_protocols(["h2"])
         return await anyio.connect_tcp(
             address.host,
             address.port,

@@ -244,7 +244,7 @@ class Endpoint(Generic[_Event]):
 
     @property
     def wants_tick(self) -> bool:
-        """Whether :meth:`tick` is to be called now, and not when it said."""
+        """Whether :meth:`tick` is to be called now, and then :meth:`next_event`."""
         return self._wire.wants_tick
 
     def tick(self, now: float, unsent: int | None = None) -> float:

@@ -30,9 +30,18 @@ if TYPE_CHECKING:
 _MAX_ANSWER: Final = 64
 
 
+def _make_http2(max_frame: int) -> Wire:
+    try:
+        from .http2 import ServerWire
+    except ImportError:
+        raise RemoteProtocolError("HTTP/2, for which hyps[http2] is not installed") from None
+    return ServerWire(max_frame)
+
+
 #: The wires that a client may choose from, by what they begin with.
 _WIRES: Final[Mapping[bytes, Callable[[int], Wire]]] = {
     PREFACE[:5]: partial(NativeWire, preface=True),
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n": _make_http2,
 }
 
 

@@ -1,0 +1,305 @@
+"""The hub's end of the HTTP/2 wire."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qsl, urlsplit
+
+from h2.errors import ErrorCodes
+from h2.events import RequestReceived, StreamEnded
+
+from .._json import Fields, dump
+from ..errors import ErrorCode, HypsError, RemoteProtocolError
+from ..frames import Kind
+from ..records import encode_channel, pack, records
+from ._common import MAX_DATA, Http2Wire, first
+from ._stream import Outlet, WholeRecords
+
+if TYPE_CHECKING:
+    from h2.events import Event
+
+#: Seconds that answers are held for the rest of a batch. Hyps for Nim reads the answers to a
+#: batch once, and would never see those that come later.
+_HOLD_TIME: Final = 0.02
+
+#: Bytes of answers that may wait for the client to grant window: it may send for as long as it
+#: likes before it reads one. Each is a byte.
+_MAX_ANSWERS: Final = 4 * 1024 * 1024
+
+_METHODS: Final = {"/publish": "POST", "/subscribe": "POST", "/messages": "GET"}
+_KINDS: Final = {"/publish": Kind.PUBLISH, "/subscribe": Kind.SUBSCRIBE}
+
+
+class _Request:
+    """One request whose answer is not over."""
+
+    __slots__ = ("answers", "answers_size", "is_cut", "is_ended", "kind", "owed", "records")
+
+    def __init__(self, stream: int, kind: Kind) -> None:
+        self.kind = kind
+        self.records = WholeRecords()
+        self.answers = Outlet(stream)
+        #: Records that the hub has not answered.
+        self.owed = 0
+        #: Whether the last DATA was as if its batch went on.
+        self.is_cut = False
+        #: Whether the client sends no more.
+        self.is_ended = False
+
+    @property
+    def is_held(self) -> bool:
+        """Whether answers wait for the rest of a batch."""
+        if self.is_ended:
+            return self.owed > 0
+        return self.is_cut or self.owed > 0 or self.records.rest > 0
+
+
+class ServerWire(Http2Wire):
+    """A hub's end, see :class:`Http2Wire`.
+
+    What its client does need not be what Hyps' does: any number of requests at any time.
+    """
+
+    def __init__(self, max_frame: int) -> None:
+        super().__init__(max_frame, is_client=False)
+        self.connection.initiate_connection()
+        self._requests: dict[int, _Request] = {}
+        self._messages = Outlet(0)
+        # Streams whose records are answered next, and how many records; 0 is the URL's.
+        self._owing: deque[tuple[int, int]] = deque()
+        self._is_greeted = False
+        # The request that opens the session, until it is known whether it does.
+        self._opener: RequestReceived | None = None
+        # The request for /messages that waits for the channels in its URL, and their codes.
+        self._url_stream = 0
+        self._url_codes = b""
+        # Bytes of records that are not whole, and of answers that wait.
+        self._unfinished = 0
+        self._unread = 0
+        self._deadline = math.inf
+        self._is_due = False
+
+    # Requests
+
+    def on_event(self, event: Event) -> None:
+        match event:
+            case RequestReceived():
+                self._on_request(event)
+            case StreamEnded(stream_id=stream):
+                request = self._requests.get(stream)
+                if request is not None:
+                    self._on_end(request)
+            case _:
+                pass
+
+    def next_frame(self) -> tuple[int, bytes] | None:
+        if self._opener is not None:
+            # It was not refused.
+            opener, self._opener = self._opener, None
+            self.widen()
+            self._on_request(opener)
+        return super().next_frame()
+
+    def _on_request(self, event: RequestReceived) -> None:
+        stream = event.stream_id
+        method = first(event.headers, ":method") or ""
+        url = urlsplit(first(event.headers, ":path") or "")
+        path = url.path
+        if path not in _METHODS:
+            self._refuse(stream, 404, "there are /publish, /subscribe and /messages")
+        elif method != _METHODS[path]:
+            self._refuse(stream, 405, f"{path} takes {_METHODS[path]}", ("allow", _METHODS[path]))
+        elif not self._is_greeted:
+            self._is_greeted = True
+            self._opener = event
+            scheme, _, token = (first(event.headers, "authorization") or "").partition(" ")
+            client = first(event.headers, "user-agent") or "a client over HTTP/2"
+            hello = dump(
+                client=client, token=token if scheme.lower() == "bearer" else None, features=[]
+            )
+            self.frames.append((Kind.HELLO, hello))
+        elif path in _KINDS:
+            self._accept(stream)
+            self._requests[stream] = _Request(stream, _KINDS[path])
+        elif self._messages.stream or self._url_stream:
+            self._refuse(stream, 409, "this connection has /messages already")
+        else:
+            self._on_messages(stream, url.query)
+
+    def _on_messages(self, stream: int, query: str) -> None:
+        try:
+            pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True, errors="strict")
+            names = [encode_channel(value) for name, value in pairs if name == "channel"]
+        except (ValueError, HypsError):
+            if query:
+                self._refuse(stream, 400, "the query is no list of channel=")
+                return
+            names = []
+        if names:
+            # It is accepted when the hub has answered.
+            self._url_stream = stream
+            self._owing.append((0, len(names)))
+            self.frames.append((Kind.SUBSCRIBE, b"".join([pack(name, b"") for name in names])))
+        else:
+            self._accept(stream)
+            self._messages.stream = stream
+
+    def _accept(self, stream: int) -> None:
+        headers = [(":status", "200"), ("content-type", "application/octet-stream")]
+        self.connection.send_headers(stream, headers)
+        self.has_output = True
+
+    def _refuse(self, stream: int, status: int, text: str, *headers: tuple[str, str]) -> None:
+        body = f"{text}\n".encode()
+        head = [
+            (":status", str(status)),
+            ("content-type", "text/plain; charset=utf-8"),
+            ("content-length", str(len(body))),
+            *headers,
+        ]
+        self.connection.send_headers(stream, head)
+        if self.connection.local_flow_control_window(stream) >= len(body):
+            self.connection.send_data(stream, body, end_stream=True)
+        else:
+            self.connection.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
+        self.has_output = True
+
+    def on_data(self, stream: int, data: bytes, size: int) -> None:
+        request = self._requests.get(stream)
+        if request is not None:
+            window = self.connection.remote_flow_control_window(stream)
+            request.is_cut = len(data) == MAX_DATA or window <= 0
+            self._take(request, data)
+        self.grant(stream, size)
+
+    def _take(self, request: _Request, data: bytes) -> None:
+        before = request.records.rest
+        body, count = request.records.take(data)
+        if count:
+            request.owed += count
+            self._owing.append((request.answers.stream, count))
+            self.frames.append((request.kind, body))
+        self._unfinished += request.records.rest - before
+        if max(request.records.wanted, self._unfinished) > self.max_frame:
+            text = f"a record, or unfinished ones, over {self.max_frame} bytes"
+            self.fail(RemoteProtocolError(text, ErrorCode.TOO_LARGE))
+        if self._unread > _MAX_ANSWERS:
+            self.fail(RemoteProtocolError("answers that are not read", ErrorCode.LIMIT))
+
+    def _on_end(self, request: _Request) -> None:
+        if request.records.rest:
+            raise RemoteProtocolError("a record is cut off at the end of a request")
+        request.is_ended = True
+        self.has_output = True
+
+    def on_reset(self, stream: int) -> None:
+        request = self._requests.pop(stream, None)
+        if request is not None:
+            self._unfinished -= request.records.rest
+        if stream == self._messages.stream:
+            # The channels stay: they are the connection's, and may be asked for again.
+            self._messages.stream = 0
+        if stream == self._url_stream:
+            self._url_stream = 0
+
+    # Answers
+
+    def put(self, kind: int, bodies: list[bytes]) -> None:
+        match kind:
+            case Kind.MESSAGES:
+                for body in bodies:
+                    self._messages.put(body)
+            case Kind.PUBLISH_ACK:
+                self._answer(b"".join(bodies))
+            case Kind.SUBSCRIBE_ACK:
+                answers = [data[:1] for body in bodies for _, data in records(body)]
+                self._answer(b"".join(answers))
+            case Kind.PING:
+                self.ping(bodies[0])
+            case Kind.GOAWAY:
+                self.say_goodbye(ErrorCodes.NO_ERROR, Fields("GOAWAY", bodies[0]).text("reason"))
+            case Kind.ERROR:
+                self._on_error(Fields("ERROR", bodies[0]))
+            case _:
+                # WELCOME and PONG went out by themselves, and gaps have no place here.
+                pass
+
+    def _answer(self, codes: bytes) -> None:
+        """Hand out codes to the requests that wait for them, in order."""
+        position = 0
+        while position < len(codes):
+            stream, count = self._owing.popleft()
+            part = codes[position : position + count]
+            position += len(part)
+            if len(part) < count:
+                self._owing.appendleft((stream, count - len(part)))
+            request = self._requests.get(stream)
+            if request is not None:
+                request.owed -= len(part)
+                request.answers.put(part)
+            elif not stream:
+                self._answer_url(part, is_all=len(part) == count)
+
+    def _answer_url(self, codes: bytes, *, is_all: bool) -> None:
+        self._url_codes += codes
+        if not is_all:
+            return
+        codes, self._url_codes = self._url_codes, b""
+        stream, self._url_stream = self._url_stream, 0
+        if not stream:
+            return
+        if codes.strip(b"k"):
+            self._refuse(stream, 403, "the hub does not allow one of the channels")
+        else:
+            self._accept(stream)
+            self._messages.stream = stream
+
+    def _on_error(self, error: Fields) -> None:
+        code, text = error.text("code"), error.text("message")
+        if self._opener is not None:
+            status = 401 if code == ErrorCode.AUTH else 503
+            self._refuse(self._opener.stream_id, status, text)
+            self._opener = None
+        self.end(code, text)
+
+    def send_all(self) -> None:
+        unread = waiting = 0
+        for stream, request in list(self._requests.items()):
+            answers = request.answers
+            is_held = request.is_held and not self._is_due
+            is_last = request.is_ended and not request.owed
+            if answers.size and not is_held:
+                answers.is_ending = is_last
+                self.send(answers)
+            elif is_last and not answers.size:
+                self.connection.end_stream(stream)
+            if is_last and not answers.size:
+                del self._requests[stream]
+            unread += answers.size
+            waiting += answers.size if is_held else 0
+        self._is_due = False
+        if self._messages.stream:
+            self.send(self._messages)
+        self._unread = unread
+        self.held = unread + self._messages.size
+        if not waiting:
+            self._deadline = math.inf
+        self.wants_tick = waiting > 0 and self._deadline == math.inf
+
+    def clear(self) -> None:
+        for request in self._requests.values():
+            request.answers.clear()
+        self._messages.clear()
+        self.held = 0
+
+    def tick(self, now: float) -> float:
+        later = super().tick(now)
+        if self.wants_tick:
+            self.wants_tick = False
+            self._deadline = now + _HOLD_TIME
+        elif now >= self._deadline:
+            self._deadline = math.inf
+            self._is_due = self.has_output = True
+        return min(later, self._deadline)

@@ -1,0 +1,100 @@
+"""One stream's bytes: records that arrive cut anywhere, and what is to be sent as windows allow."""
+
+from __future__ import annotations
+
+from collections import deque
+from struct import Struct
+from typing import Final
+
+_LENGTH: Final = Struct(">I")
+
+
+class WholeRecords:
+    """Whole records from bytes that were cut anywhere. What is in them is for others to check."""
+
+    __slots__ = ("_rest", "_wanted")
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+        # Bytes that the record at its start needs to be whole, as far as is known.
+        self._wanted = 4
+
+    @property
+    def rest(self) -> int:
+        """Bytes of a record that is not whole yet."""
+        return len(self._rest)
+
+    @property
+    def wanted(self) -> int:
+        """Bytes that this record has, as far as is known."""
+        return self._wanted
+
+    def take(self, data: bytes) -> tuple[bytes, int]:
+        """Add bytes.
+
+        :return: the records that are whole now, and how many these are
+        """
+        rest = self._rest
+        if rest:
+            rest += data
+            # A large record that arrives in small pieces is not looked at with each of them.
+            if len(rest) < self._wanted:
+                return b"", 0
+            data = bytes(rest)
+        # Per record.
+        unpack = _LENGTH.unpack_from
+        position = count = 0
+        last = len(data) - 4
+        stop = 4
+        while position <= last:
+            stop = position + 4 + unpack(data, position)[0]
+            if stop - 4 > last:
+                break
+            count += 1
+            position = stop
+        else:
+            stop = position + 4
+        self._rest = bytearray(data[position:])
+        self._wanted = stop - position
+        return data[:position], count
+
+
+class Outlet:
+    """What is to be sent on one stream.
+
+    :param stream: its id
+    """
+
+    __slots__ = ("_chunks", "is_ending", "size", "stream")
+
+    def __init__(self, stream: int) -> None:
+        self.stream = stream
+        self._chunks: deque[bytes | memoryview] = deque()
+        #: Bytes that wait.
+        self.size = 0
+        #: Whether the stream ends behind them.
+        self.is_ending = False
+
+    def put(self, data: bytes) -> None:
+        self._chunks.append(data)
+        self.size += len(data)
+
+    def take(self, most: int) -> bytes:
+        """Take bytes from the front, at most so many."""
+        chunks = self._chunks
+        parts: list[bytes | memoryview] = []
+        size = 0
+        while chunks and size < most:
+            part = chunks.popleft()
+            if size + len(part) > most:
+                view = memoryview(part)
+                chunks.appendleft(view[most - size :])
+                part = view[: most - size]
+            parts.append(part)
+            size += len(part)
+        self.size -= size
+        return b"".join(parts)
+
+    def clear(self) -> None:
+        self._chunks.clear()
+        self.size = 0
