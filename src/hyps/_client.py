@@ -138,9 +138,13 @@ class Client:
 
         It takes ``limits.close_timeout`` at most, and goes on when the caller is cancelled.
         """
-        if self._connection is not None:
-            await self._connection.close()
-        self._status.end()
+        try:
+            if self._connection is not None:
+                await self._connection.close()
+            else:
+                await checkpoint()
+        finally:
+            self._status.end()
 
     async def aclose(self) -> None:
         """Do what :meth:`shutdown` does."""

@@ -145,6 +145,8 @@ class Connection:
 
         :raises HypsError: if that is not going to happen
         """
+        if self.open_link is not None:
+            await checkpoint()
         while self.open_link is None:
             if self.over is not None:
                 raise self.over()

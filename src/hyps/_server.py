@@ -152,20 +152,23 @@ class Server(anyio.AsyncContextManagerMixin):
         """Stop accepting, and give the sessions their time to end."""
         self._is_leaving = True
         self._remove_socket()
-        # Shielded, as being cancelled is how a server is usually told to leave.
-        with anyio.move_on_after(self._broker.limits.close_timeout, shield=True):
-            for listener in listeners:
-                await listener.aclose()
-            # Not all at once: the hub that they go to should not have to open all sessions in the
-            # same moment.
-            for number, pump in enumerate(self._pumps):
-                pump.protocol.go_away("the hub is shutting down", number / _RECONNECTS_PER_SECOND)
-            if self._pumps:
-                self._all_left = anyio.Event()
-                await self._all_left.wait()
-        self._all_left = None
-        for pump in self._pumps:
-            pump.abort()
+        # Not all at once: the hub that they go to should not have to open all sessions in the same
+        # moment.
+        for number, pump in enumerate(self._pumps):
+            pump.protocol.go_away("the hub is shutting down", number / _RECONNECTS_PER_SECOND)
+        try:
+            # Shielded, as being cancelled is how a server is usually told to leave.
+            with anyio.move_on_after(self._broker.limits.close_timeout, shield=True):
+                for listener in listeners:
+                    await listener.aclose()
+                if self._pumps:
+                    self._all_left = anyio.Event()
+                    await self._all_left.wait()
+        finally:
+            # Also when asyncio itself cancels the task, which no shield prevents.
+            self._all_left = None
+            for pump in self._pumps:
+                pump.abort()
 
     async def _accept(self, listener: SocketListener, start_soon: Callable[..., object]) -> None:
         while True:

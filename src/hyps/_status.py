@@ -79,7 +79,12 @@ class ConnectionEvents:
                 raise StopAsyncIteration
             waiter = waiter_type()()
             self._waiters.append(waiter)
-            await waiter.wait()
+            try:
+                await waiter.wait()
+            except BaseException:
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+                raise
         return self._events.popleft()
 
     def take(self, event: ConnectionEvent | None) -> None:
