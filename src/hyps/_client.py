@@ -69,7 +69,7 @@ class Client:
         # Made for what it raises: a token that cannot be sent is the caller's error, and now.
         ClientProtocol(token=token, wire=make_wire(addresses[0], limits))
         if ssl_context is not None and not getattr(addresses[0], "tls", False):
-            raise ValueError(f"an ssl_context is for hypss:// and https:// URLs, not for {self._url}")
+            raise ValueError(f"an ssl_context is for hypss:// and https://, not for {self._url}")
         if when_disconnected not in ("wait", "raise"):
             raise ValueError(f"when_disconnected is none of wait, raise: {when_disconnected!r}")
         if not 0 < reconnect_max_delay < math.inf:

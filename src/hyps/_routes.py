@@ -131,6 +131,8 @@ class Routes:
         joining = Joining(subscription)
         for name in names:
             joining.claim(name, self._routes[name])
+        if names and not protocol.counts_losses:
+            subscription.may_miss()
         return joining, operation
 
     def leave(self, subscription: AnySubscription, channels: Iterable[str]) -> list[str]:

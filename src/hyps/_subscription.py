@@ -173,7 +173,10 @@ class Subscription(Generic[Item]):
 
     @property
     def missed_unknown(self) -> bool:
-        """Whether messages were lost whose number cannot be known."""
+        """Whether messages were lost whose number cannot be known, or may have been.
+
+        Over HTTP/2 that is always so: a hub cannot tell there what it has dropped.
+        """
         return self._missed_unknown
 
     # Reading
@@ -346,6 +349,10 @@ class Subscription(Generic[Item]):
             self._missed += gap.missed
         if self._reader is not None:
             self._reader.set()
+
+    def may_miss(self) -> None:
+        """Note that nobody will tell of messages that the hub drops."""
+        self._missed_unknown = True
 
     def _log_episode(self) -> None:
         if self._logs_overflow:

@@ -55,7 +55,6 @@ NOT_HYPS = {
     "junk": b"\x00\x01\x02 junk",
     "one byte": b"h",
     "an HTTP/1 request": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    "an HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     "a large request": b"POST / HTTP/1.1\r\n\r\n" + bytes(1_000_000),
 }

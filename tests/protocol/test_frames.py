@@ -141,7 +141,7 @@ def test_only_an_error_about_the_version_says_which_there_are() -> None:
     "data",
     [
         b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"PRI * HTTP/1.0\r\n\r\nSM\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01",
         b"hyps/1\r\n",
         b"HYPs",

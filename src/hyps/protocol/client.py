@@ -268,6 +268,11 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         return None if found is None else format_position(found.generation, found.count)
 
     @property
+    def counts_losses(self) -> bool:
+        """Whether the hub tells of each message that it drops; not every wire has words for it."""
+        return self._wire.counts_losses
+
+    @property
     def in_flight(self) -> int:
         """Records that were handed out to be sent and have no answer yet."""
         return self._in_flight
