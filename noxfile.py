@@ -19,6 +19,8 @@ nox.options.reuse_existing_virtualenvs = True
 PROJECT = nox.project.load_toml("pyproject.toml")
 TEST = nox.project.dependency_groups(PROJECT, "test")
 VERSIONS = ("3.11", "3.12", "3.13")
+#: On all cores: many tests wait.
+PYTEST = ("pytest", "-q", "-n", "auto", "--dist", "worksteal")
 
 
 def find_python(version: str) -> bool:
@@ -43,7 +45,7 @@ nox.options.sessions = ["lint", "types", "tests", "oldest", "coverage", "readme"
 def tests(session: nox.Session) -> None:
     """Run the tests on asyncio, uvloop and trio."""
     session.install(".", *TEST)
-    session.run("pytest", "-q", *session.posargs)
+    session.run(*PYTEST, *session.posargs)
 
 
 @nox.session(python=PYTHONS[:1] or None)
@@ -53,7 +55,7 @@ def oldest(session: nox.Session) -> None:
     optional = project["optional-dependencies"].values()
     allowed = [*project["dependencies"], *(each for extra in optional for each in extra)]
     session.install(".", *TEST, *(each.replace(">=", "==") for each in allowed))
-    session.run("pytest", "-q", *session.posargs)
+    session.run(*PYTEST, *session.posargs)
 
 
 @nox.session(python=NEWEST)
@@ -62,7 +64,7 @@ def coverage(session: nox.Session) -> None:
     session.install(".", *TEST)
     env = {"COVERAGE_FILE": str(Path(session.create_tmp()).resolve() / ".coverage")}
     session.run("coverage", "erase", env=env)
-    session.run("coverage", "run", "-m", "pytest", "-q", *session.posargs, env=env)
+    session.run("coverage", "run", "-m", *PYTEST, *session.posargs, env=env)
     session.run("coverage", "combine", "-q", env=env)
     session.run("coverage", "report", "--fail-under=95", env=env)
 

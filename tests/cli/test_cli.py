@@ -9,12 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import pytest
 import trustme
+from processes import HYPS, TIMEOUT, Running, running, serving
 
 import hyps
 
@@ -22,53 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-TIMEOUT = 30
-HYPS = (sys.executable, "-W", "error", "-m", "hyps")
 BACKENDS = ("asyncio", "uvloop", "trio")
-
-
-class Running:
-    """A command that runs until it is told to end, or until it took too long."""
-
-    def __init__(self, *arguments: str, stdin: int | None = subprocess.DEVNULL) -> None:
-        self.process = subprocess.Popen(
-            [*HYPS, *arguments],
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.watchdog = threading.Timer(TIMEOUT, self.process.kill)
-        self.watchdog.start()
-
-    def read_line(self, stream: IO[str] | None) -> str:
-        assert stream is not None
-        return stream.readline()
-
-    def end(self, number: signal.Signals | None = None) -> tuple[int, str, str]:
-        if number is not None:
-            self.process.send_signal(number)
-        out, err = self.process.communicate()
-        return self.process.returncode, out or "", err
-
-
-@contextmanager
-def running(*arguments: str, stdin: int | None = subprocess.DEVNULL) -> Iterator[Running]:
-    command = Running(*arguments, stdin=stdin)
-    with command.process:
-        try:
-            yield command
-        finally:
-            command.watchdog.cancel()
-            command.process.kill()
-
-
-@contextmanager
-def serving(*arguments: str) -> Iterator[tuple[str, Running]]:
-    with running("serve", "--port", "0", *arguments) as hub:
-        line = hub.read_line(hub.process.stdout)
-        assert line.startswith(f"hyps {hyps.__version__} listening at hyps")
-        yield line.split()[-1], hub
 
 
 @contextmanager

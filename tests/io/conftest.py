@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -27,6 +27,13 @@ async def client(server: hyps.Server) -> AsyncIterator[hyps.Client]:
     """A client of the hub."""
     async with hyps.connect(server.urls[0]) as client:
         yield client
+
+
+@pytest.fixture
+def backend(anyio_backend: tuple[str, dict[str, Any]]) -> str:
+    """The event loop's name, for the other process to run on the same."""
+    name, options = anyio_backend
+    return "uvloop" if options.get("use_uvloop") else name
 
 
 @pytest.fixture(params=TRANSPORTS)

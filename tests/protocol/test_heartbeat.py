@@ -173,6 +173,18 @@ def test_late_first_tick_asks_and_gives_time_to_answer(open_end: Callable[[], En
 
 
 @either_end
+def test_a_ping_that_leaves_is_no_sign_of_life(open_end: Callable[[], End]) -> None:
+    end = open_end()
+    assert end.tick(100, 0) == 110
+    assert end.tick(110, 0) == 120
+    # It has been sent, and at once.
+    assert len(pings(end)) == 1
+    assert end.tick(120, 0) == 120
+    assert end.tick(120, 0) == math.inf
+    expect_timeout(end)
+
+
+@either_end
 def test_slow_output_that_gets_through_is_life(open_end: Callable[[], End]) -> None:
     end = open_end()
     end.tick(0)

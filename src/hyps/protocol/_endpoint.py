@@ -297,16 +297,17 @@ class Endpoint(Generic[_Event]):
     def _see_progress(self, unsent: int | None) -> bool:
         """Tell whether output that the PING may be behind has moved on since the last tick."""
         gone = self._sent - (unsent or 0)
-        has_moved = unsent is not None and gone > self._gone
+        behind = self._before_ping
+        # That the PING itself has left says nothing: the system of a frozen peer takes it.
+        has_moved = unsent is not None and behind is not None and min(gone, behind) > self._gone
         if self._slow_send is not None and not has_moved:
             has_moved = self._sent > self._slow_send or unsent != self._unsent
         self._gone = max(gone, self._gone)
         self._slow_send = self._sent if self._handed > self._sent else None
         self._unsent = unsent
-        is_behind = self._before_ping is not None
-        if self._before_ping is not None and gone > self._before_ping:
+        if behind is not None and gone > behind:
             self._before_ping = None
-        return is_behind and has_moved
+        return behind is not None and has_moved
 
     def _judge(self, now: float, deadline: float) -> float:
         if now < deadline:
