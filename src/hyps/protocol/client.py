@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from ._endpoint import Endpoint, State
@@ -55,7 +56,13 @@ _CHUNK_RECORDS: Final = 4_096
 #: The longest delay that a GOAWAY may ask for, in seconds.
 _MAX_RECONNECT_AFTER: Final = 86_400
 
+#: Bytes of the smallest record.
+_MIN_RECORD: Final = RECORD_OVERHEAD + 1
+
 _DONE: Final = ord("k")
+
+#: Publishers use the same names over and over.
+_encode_channel: Final = lru_cache(8_192)(encode_channel)
 
 
 class _Operation:
@@ -184,10 +191,13 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         """
         welcome = self._check_open("publish_many()")
         most_records = min(_CHUNK_RECORDS, welcome.max_in_flight)
-        most_bytes = self._output.frame_size
+        # No record is smaller than that, so nobody needs to count.
+        most = min(self._output.frame_size, most_records * _MIN_RECORD)
+        max_message = welcome.max_message
+        bound = min(most, max_bytes)
         chunks: list[tuple[bytes, int]] = []
         parts: list[bytes] = []
-        count = size = total = 0
+        size = total = 0
         last: str | None = None
         name = b""
         # Per message. In one loop, as calls would cost more than what they do.
@@ -196,21 +206,24 @@ class ClientProtocol(Endpoint[_ClientOnly]):
                 name = self._encode_channel(welcome, channel) + b"\n"
                 last = channel
             data = message if type(message) is bytes else encode_data(message)
-            if len(data) > welcome.max_message:
+            if len(data) > max_message:
                 raise _too_large(data, welcome)
             length = len(name) + len(data) + 1
-            if count and (size + 4 + length > most_bytes or count == most_records):
-                chunks.append((b"".join(parts), count))
-                parts = []
-                total += size
-                count = size = 0
+            size += length + 4
+            if size > bound:
+                # Per chunk.
+                if parts:
+                    chunks.append((b"".join(parts), len(parts) // 4))
+                    parts = []
+                    total += size - length - 4
+                size = length + 4
+                bound = min(most, max_bytes - total)
+                if total + size >= max_bytes:
+                    parts += (pack_length(length), name, data, b"\n")
+                    break
             parts += (pack_length(length), name, data, b"\n")
-            count += 1
-            size += 4 + length
-            if total + size >= max_bytes:
-                break
-        if count:
-            chunks.append((b"".join(parts), count))
+        if parts:
+            chunks.append((b"".join(parts), len(parts) // 4))
         return self._put(Kind.PUBLISH, Kind.PUBLISH_ACK, chunks)
 
     def subscribe(
@@ -308,7 +321,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         return self._welcome
 
     def _encode_channel(self, welcome: Welcome, channel: str) -> bytes:
-        name = encode_channel(channel)
+        name = _encode_channel(channel)
         if len(name) > welcome.max_channel:
             raise InvalidChannel(
                 f"a channel of {len(name)} bytes; the hub takes {welcome.max_channel}"
