@@ -29,8 +29,9 @@ class Channel:
         self.name: bytes = name
         self.generation: bytes = generation
         self.count: int = 0
-        # A dict for its order: the first to subscribe is the first to be served.
-        self.outboxes: dict[Outbox, None] = {}
+        # In order: the first to subscribe is the first to be served. A tuple, as channels that one
+        # session holds alone, the most, share that session's.
+        self.outboxes: tuple[Outbox, ...] = ()
 
     @property
     def position(self) -> bytes:
@@ -49,7 +50,7 @@ class Outbox(OutputQueue):
     :param wire: see :class:`OutputQueue`
     """
 
-    __slots__ = ("_bound", "_gaps", "_is_dropping", "_to_drop", "missed")
+    __slots__ = ("_bound", "_gaps", "_is_dropping", "_to_drop", "alone", "missed")
 
     def __init__(self, bound: int, wire: Wire, on_output: Callable[[], object]) -> None:
         super().__init__(wire, on_output)
@@ -58,6 +59,8 @@ class Outbox(OutputQueue):
         self._to_drop = 0
         # Messages dropped of each channel whose gap was not told yet.
         self._gaps: dict[Channel, int] = {}
+        #: The outboxes of a channel that only this session holds.
+        self.alone: tuple[Outbox] = (self,)
         #: Messages dropped so far.
         self.missed: int = 0
 
@@ -169,16 +172,24 @@ class Broker:
         elif not channel.outboxes:
             self._left.pop(channel, None)
             self._long_left.pop(channel, None)
-        channel.outboxes[outbox] = None
+        if not channel.outboxes:
+            channel.outboxes = outbox.alone
+        elif outbox not in channel.outboxes:
+            channel.outboxes += outbox.alone
         return channel
 
     def unsubscribe(self, outbox: Outbox, channel: Channel) -> None:
         """Remove a subscriber. A channel without any is kept for a while, see :meth:`tick`."""
-        del channel.outboxes[outbox]
-        if not channel.outboxes:
+        if len(channel.outboxes) == 1:
+            channel.outboxes = ()
             self._left[channel] = None
             if self.kept > self.limits.max_kept:
                 self._remove(next(iter(self._long_left or self._left)))
+            return
+        outboxes = channel.outboxes
+        position = outboxes.index(outbox)
+        others = outboxes[:position] + outboxes[position + 1 :]
+        channel.outboxes = others if len(others) > 1 else others[0].alone
 
     def tick(self, now: float) -> float:
         """Remove channels that nobody has held for long enough.
