@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from h2.errors import ErrorCodes
 from h2.events import RequestReceived, StreamEnded
@@ -14,15 +14,19 @@ from .._json import Fields, dump
 from ..errors import ErrorCode, HypsError, RemoteProtocolError
 from ..frames import Kind
 from ..records import encode_channel, pack, records
-from ._common import MAX_DATA, Http2Wire, first
+from ._common import MAX_DATA, REQUEST_COST, Http2Wire, first
 from ._stream import Outlet, WholeRecords
 
 if TYPE_CHECKING:
     from h2.events import Event
 
-#: Seconds that answers are held for the rest of a batch. Hyps for Nim reads the answers to a
-#: batch once, and would never see those that come later.
+#: Seconds without DATA that answers are held for the rest of a batch, and seconds at most. Hyps
+#: for Nim reads the answers to a batch once, and would never see those that come later.
 _HOLD_TIME: Final = 0.02
+_MAX_HOLD_TIME: Final = 1.0
+
+#: Bytes of messages that are sent at once, so that nothing has to wait long behind them.
+_MAX_SEND: Final = 262_144
 
 #: Bytes of answers that may wait for the client to grant window: it may send for as long as it
 #: likes before it reads one. Each is a byte.
@@ -67,7 +71,7 @@ class ServerWire(Http2Wire):
         self.connection.initiate_connection()
         self._requests: dict[int, _Request] = {}
         self._messages = Outlet(0)
-        # Streams whose records are answered next, and how many records; 0 is the URL's.
+        # Streams whose records are answered next, and how many records.
         self._owing: deque[tuple[int, int]] = deque()
         self._is_greeted = False
         # The request that opens the session, until it is known whether it does.
@@ -75,10 +79,12 @@ class ServerWire(Http2Wire):
         # The request for /messages that waits for the channels in its URL, and their codes.
         self._url_stream = 0
         self._url_codes = b""
-        # Bytes of records that are not whole, and of answers that wait.
-        self._unfinished = 0
+        # Bytes of answers that wait.
         self._unread = 0
-        self._deadline = math.inf
+        # Whether answers wait for the rest of a batch, until when, and whether some of it came.
+        self._is_holding = False
+        self._hold_until = self._hold_at_most = math.inf
+        self._has_moved = False
         self._is_due = False
 
     # Requests
@@ -104,9 +110,8 @@ class ServerWire(Http2Wire):
 
     def _on_request(self, event: RequestReceived) -> None:
         stream = event.stream_id
-        method = first(event.headers, ":method") or ""
-        url = urlsplit(first(event.headers, ":path") or "")
-        path = url.path
+        method = first(event.headers, b":method") or ""
+        path, _, query = (first(event.headers, b":path") or "").partition("?")
         if path not in _METHODS:
             self._refuse(stream, 404, "there are /publish, /subscribe and /messages")
         elif method != _METHODS[path]:
@@ -114,8 +119,8 @@ class ServerWire(Http2Wire):
         elif not self._is_greeted:
             self._is_greeted = True
             self._opener = event
-            scheme, _, token = (first(event.headers, "authorization") or "").partition(" ")
-            client = first(event.headers, "user-agent") or "a client over HTTP/2"
+            scheme, _, token = (first(event.headers, b"authorization") or "").partition(" ")
+            client = first(event.headers, b"user-agent") or "a client over HTTP/2"
             hello = dump(
                 client=client, token=token if scheme.lower() == "bearer" else None, features=[]
             )
@@ -126,7 +131,7 @@ class ServerWire(Http2Wire):
         elif self._messages.stream or self._url_stream:
             self._refuse(stream, 409, "this connection has /messages already")
         else:
-            self._on_messages(stream, url.query)
+            self._on_messages(stream, query)
 
     def _on_messages(self, stream: int, query: str) -> None:
         try:
@@ -140,7 +145,8 @@ class ServerWire(Http2Wire):
         if names:
             # It is accepted when the hub has answered.
             self._url_stream = stream
-            self._owing.append((0, len(names)))
+            self._url_codes = b""
+            self._owing.append((stream, len(names)))
             self.frames.append((Kind.SUBSCRIBE, b"".join([pack(name, b"") for name in names])))
         else:
             self._accept(stream)
@@ -159,16 +165,25 @@ class ServerWire(Http2Wire):
             ("content-length", str(len(body))),
             *headers,
         ]
-        self.connection.send_headers(stream, head)
-        if self.connection.local_flow_control_window(stream) >= len(body):
-            self.connection.send_data(stream, body, end_stream=True)
+        connection = self.connection
+        connection.send_headers(stream, head)
+        if connection.local_flow_control_window(stream) < len(body):
+            connection.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
         else:
-            self.connection.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
+            connection.send_data(stream, body, end_stream=True)
+            if connection.is_open(stream):
+                # What it carries is not wanted.
+                connection.reset_stream(stream, ErrorCodes.NO_ERROR)
         self.has_output = True
+        self.spend(REQUEST_COST)
 
     def on_data(self, stream: int, data: bytes, size: int) -> None:
         request = self._requests.get(stream)
-        if request is not None:
+        if request is None:
+            # Of a request that was refused.
+            self.spend()
+        else:
+            self._has_moved = True
             window = self.connection.remote_flow_control_window(stream)
             request.is_cut = len(data) == MAX_DATA or window <= 0
             self._take(request, data)
@@ -181,8 +196,8 @@ class ServerWire(Http2Wire):
             request.owed += count
             self._owing.append((request.answers.stream, count))
             self.frames.append((request.kind, body))
-        self._unfinished += request.records.rest - before
-        if max(request.records.wanted, self._unfinished) > self.max_frame:
+        self.unfinished += request.records.rest - before
+        if max(request.records.wanted, self.unfinished) > self.max_frame:
             text = f"a record, or unfinished ones, over {self.max_frame} bytes"
             self.fail(RemoteProtocolError(text, ErrorCode.TOO_LARGE))
         if self._unread > _MAX_ANSWERS:
@@ -190,14 +205,14 @@ class ServerWire(Http2Wire):
 
     def _on_end(self, request: _Request) -> None:
         if request.records.rest:
-            raise RemoteProtocolError("a record is cut off at the end of a request")
+            self.fail(RemoteProtocolError("a record is cut off at the end of a request"))
         request.is_ended = True
         self.has_output = True
 
     def on_reset(self, stream: int) -> None:
         request = self._requests.pop(stream, None)
         if request is not None:
-            self._unfinished -= request.records.rest
+            self.unfinished -= request.records.rest
         if stream == self._messages.stream:
             # The channels stay: they are the connection's, and may be asked for again.
             self._messages.stream = 0
@@ -239,18 +254,15 @@ class ServerWire(Http2Wire):
             if request is not None:
                 request.owed -= len(part)
                 request.answers.put(part)
-            elif not stream:
-                self._answer_url(part, is_all=len(part) == count)
+            elif stream == self._url_stream:
+                self._answer_url(stream, part, is_all=len(part) == count)
 
-    def _answer_url(self, codes: bytes, *, is_all: bool) -> None:
+    def _answer_url(self, stream: int, codes: bytes, *, is_all: bool) -> None:
         self._url_codes += codes
         if not is_all:
             return
-        codes, self._url_codes = self._url_codes, b""
-        stream, self._url_stream = self._url_stream, 0
-        if not stream:
-            return
-        if codes.strip(b"k"):
+        self._url_stream = 0
+        if self._url_codes.strip(b"k"):
             self._refuse(stream, 403, "the hub does not allow one of the channels")
         else:
             self._accept(stream)
@@ -266,9 +278,10 @@ class ServerWire(Http2Wire):
 
     def send_all(self) -> None:
         unread = waiting = 0
+        holds = not (self._is_due or self.is_closing)
         for stream, request in list(self._requests.items()):
             answers = request.answers
-            is_held = request.is_held and not self._is_due
+            is_held = holds and request.is_held
             is_last = request.is_ended and not request.owed
             if answers.size and not is_held:
                 answers.is_ending = is_last
@@ -281,12 +294,14 @@ class ServerWire(Http2Wire):
             waiting += answers.size if is_held else 0
         self._is_due = False
         if self._messages.stream:
-            self.send(self._messages)
+            self.send(self._messages, _MAX_SEND)
         self._unread = unread
         self.held = unread + self._messages.size
+        self._is_holding = waiting > 0
         if not waiting:
-            self._deadline = math.inf
-        self.wants_tick = waiting > 0 and self._deadline == math.inf
+            self._hold_until = math.inf
+        elif self._hold_until == math.inf:
+            self.wants_tick = True
 
     def clear(self) -> None:
         for request in self._requests.values():
@@ -296,10 +311,17 @@ class ServerWire(Http2Wire):
 
     def tick(self, now: float) -> float:
         later = super().tick(now)
-        if self.wants_tick:
-            self.wants_tick = False
-            self._deadline = now + _HOLD_TIME
-        elif now >= self._deadline:
-            self._deadline = math.inf
-            self._is_due = self.has_output = True
-        return min(later, self._deadline)
+        if not self._is_holding:
+            return later
+        if self._hold_until == math.inf:
+            self._hold_at_most = now + _MAX_HOLD_TIME
+            self._hold_until = now + _HOLD_TIME
+        elif now >= self._hold_until:
+            if self._has_moved and now < self._hold_at_most:
+                self._hold_until = now + _HOLD_TIME
+            else:
+                self._hold_until = math.inf
+                self._is_due = self.has_output = True
+                return later
+        self._has_moved = False
+        return min(later, self._hold_until)

@@ -79,7 +79,7 @@ class Outlet:
         self._chunks.append(data)
         self.size += len(data)
 
-    def take(self, most: int) -> bytes:
+    def take(self, most: int) -> bytes | memoryview:
         """Take bytes from the front, at most so many."""
         chunks = self._chunks
         parts: list[bytes | memoryview] = []
@@ -93,7 +93,7 @@ class Outlet:
             parts.append(part)
             size += len(part)
         self.size -= size
-        return b"".join(parts)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def clear(self) -> None:
         self._chunks.clear()
