@@ -133,7 +133,8 @@ class Peer:
         self.broker = Broker("boot", limits) if broker is None else broker
         self.server = ServerProtocol(self.broker, session="s")
         self.accepts = accepts
-        self.error: RemoteProtocolError | None = None
+        #: What was raised, again and again.
+        self.errors: list[RemoteProtocolError] = []
         self.events: list[ServerEvent] = []
         self.encoder = Encoder()
         self._decoder = Decoder()
@@ -149,6 +150,8 @@ class Peer:
         self.window = window
         self.room: dict[int, int] = {0: WINDOW}
         self.credit: dict[int, int] = {0: WINDOW}
+        #: How much more a stream has than :attr:`credit` says, by the hub's SETTINGS.
+        self.wider = 0
         if opened:
             self.send(self.opening(window))
             if wide:
@@ -194,8 +197,7 @@ class Peer:
                 if isinstance(event, Hello) and self.accepts:
                     self.server.accept()
         except RemoteProtocolError as error:
-            assert self.error is None or self.error is error
-            self.error = error
+            self.errors.append(error)
 
     def grant(self, stream: int, size: int) -> None:
         """Let the hub send more."""
@@ -248,11 +250,11 @@ class Peer:
             case PingFrame():
                 (self.pongs if "ACK" in one.flags else self.pings).append(bytes(one.opaque_data))
             case WindowUpdateFrame():
-                self.credit[stream] = self.credit.get(stream, 0) + one.window_increment
+                self.credit[stream] = self.credit.get(stream, WINDOW) + one.window_increment
             case SettingsFrame():
                 if "ACK" not in one.flags:
-                    # What h2 announces it does not say twice, and pushing is not for servers.
                     assert one.settings.get(2, 0) == 0
+                    self.wider = one.settings.get(4, WINDOW) - WINDOW
             case _:
                 pytest.fail(f"the hub sent {one!r}")
         if "END_STREAM" in one.flags:
@@ -275,6 +277,12 @@ class Peer:
         return deadline
 
     # Expecting
+
+    @property
+    def error(self) -> RemoteProtocolError | None:
+        """The first violation. It is the last too."""
+        assert len(set(self.errors)) <= 1
+        return self.errors[0] if self.errors else None
 
     def expect_refusal(self, code: str, goaway: int | None = None) -> None:
         """The session has ended: its client is told why, and it is gone from the broker."""

@@ -56,7 +56,7 @@ _MAX_STREAMS: Final = 100
 #: The window of each stream. The connection's is this too once the session is open, and HTTP/2's
 #: own 65,535 before, so that a stranger cannot make this end buffer more.
 WINDOW: Final = 1_048_576
-_FIRST_WINDOW: Final = 65_535
+FIRST_WINDOW: Final = 65_535
 
 #: Frames that carry nothing, PING, SETTINGS, RST_STREAM and the like, that the other side may
 #: send in a second, at most; what one costs that opened a stream for nothing; and the bytes that
@@ -313,7 +313,7 @@ class Http2Wire(Wire):
 
     def widen(self) -> None:
         """Let the other side send more at once: it is no stranger any more."""
-        self.connection.increment_flow_control_window(WINDOW - _FIRST_WINDOW)
+        self.connection.increment_flow_control_window(WINDOW - FIRST_WINDOW)
         self.has_output = True
 
     # Output

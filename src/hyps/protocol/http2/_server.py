@@ -14,8 +14,8 @@ from .._json import Fields, dump
 from ..errors import ErrorCode, HypsError, RemoteProtocolError
 from ..frames import Kind
 from ..records import encode_channel, pack, records
-from ._common import MAX_DATA, REQUEST_COST, Http2Wire, first
-from ._stream import Outlet, WholeRecords
+from ._common import FIRST_WINDOW, MAX_DATA, REQUEST_COST, WINDOW, Http2Wire, first
+from ._stream import Bounds, Outlet, WholeRecords
 
 if TYPE_CHECKING:
     from h2.events import Event
@@ -30,7 +30,7 @@ _MAX_SEND: Final = 262_144
 
 #: Bytes of answers that may wait for the client to grant window: it may send for as long as it
 #: likes before it reads one. Each is a byte.
-_MAX_ANSWERS: Final = 4 * 1024 * 1024
+_MAX_ANSWERS: Final = 2 * 1024 * 1024
 
 _METHODS: Final = {"/publish": "POST", "/subscribe": "POST", "/messages": "GET"}
 _KINDS: Final = {"/publish": Kind.PUBLISH, "/subscribe": Kind.SUBSCRIBE}
@@ -39,11 +39,12 @@ _KINDS: Final = {"/publish": Kind.PUBLISH, "/subscribe": Kind.SUBSCRIBE}
 class _Request:
     """One request whose answer is not over."""
 
-    __slots__ = ("answers", "answers_size", "is_cut", "is_ended", "kind", "owed", "records")
+    __slots__ = ("answers", "bounds", "is_cut", "is_ended", "kind", "owed", "records")
 
     def __init__(self, stream: int, kind: Kind) -> None:
         self.kind = kind
         self.records = WholeRecords()
+        self.bounds = Bounds(FIRST_WINDOW, WINDOW)
         self.answers = Outlet(stream)
         #: Records that the hub has not answered.
         self.owed = 0
@@ -69,6 +70,7 @@ class ServerWire(Http2Wire):
     def __init__(self, max_frame: int) -> None:
         super().__init__(max_frame, is_client=False)
         self.connection.initiate_connection()
+        self._bounds = Bounds(FIRST_WINDOW)
         self._requests: dict[int, _Request] = {}
         self._messages = Outlet(0)
         # Streams whose records are answered next, and how many records.
@@ -105,6 +107,7 @@ class ServerWire(Http2Wire):
             # It was not refused.
             opener, self._opener = self._opener, None
             self.widen()
+            self._bounds.grant(self.connection.inbound_flow_control_window)
             self._on_request(opener)
         return super().next_frame()
 
@@ -113,9 +116,12 @@ class ServerWire(Http2Wire):
         method = first(event.headers, b":method") or ""
         path, _, query = (first(event.headers, b":path") or "").partition("?")
         if path not in _METHODS:
-            self._refuse(stream, 404, "there are /publish, /subscribe and /messages")
+            text = "there are /publish, /subscribe and /messages"
+            self._refuse(stream, 404, text, has_body=method != "HEAD")
         elif method != _METHODS[path]:
-            self._refuse(stream, 405, f"{path} takes {_METHODS[path]}", ("allow", _METHODS[path]))
+            right = _METHODS[path]
+            text = f"{path} takes {right}"
+            self._refuse(stream, 405, text, ("allow", right), has_body=method != "HEAD")
         elif not self._is_greeted:
             self._is_greeted = True
             self._opener = event
@@ -127,7 +133,9 @@ class ServerWire(Http2Wire):
             self.frames.append((Kind.HELLO, hello))
         elif path in _KINDS:
             self._accept(stream)
-            self._requests[stream] = _Request(stream, _KINDS[path])
+            request = self._requests[stream] = _Request(stream, _KINDS[path])
+            if event.stream_ended is not None:
+                self._on_end(request)
         elif self._messages.stream or self._url_stream:
             self._refuse(stream, 409, "this connection has /messages already")
         else:
@@ -157,7 +165,14 @@ class ServerWire(Http2Wire):
         self.connection.send_headers(stream, headers)
         self.has_output = True
 
-    def _refuse(self, stream: int, status: int, text: str, *headers: tuple[str, str]) -> None:
+    def _refuse(
+        self,
+        stream: int,
+        status: int,
+        text: str,
+        *headers: tuple[str, str],
+        has_body: bool = True,
+    ) -> None:
         body = f"{text}\n".encode()
         head = [
             (":status", str(status)),
@@ -166,28 +181,34 @@ class ServerWire(Http2Wire):
             *headers,
         ]
         connection = self.connection
-        connection.send_headers(stream, head)
-        if connection.local_flow_control_window(stream) < len(body):
+        connection.send_headers(stream, head, end_stream=not has_body)
+        if not has_body:
+            pass
+        elif connection.local_flow_control_window(stream) < len(body):
             connection.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
         else:
             connection.send_data(stream, body, end_stream=True)
-            if connection.is_open(stream):
-                # What it carries is not wanted.
-                connection.reset_stream(stream, ErrorCodes.NO_ERROR)
+        if connection.is_open(stream):
+            # What the request carries is not wanted.
+            connection.reset_stream(stream, ErrorCodes.NO_ERROR)
         self.has_output = True
         self.spend(REQUEST_COST)
 
     def on_data(self, stream: int, data: bytes, size: int) -> None:
         request = self._requests.get(stream)
+        is_stopped = self._bounds.take(size)
         if request is None:
             # Of a request that was refused.
             self.spend()
         else:
             self._has_moved = True
-            window = self.connection.remote_flow_control_window(stream)
-            request.is_cut = len(data) == MAX_DATA or window <= 0
+            is_stopped = request.bounds.take(size) or is_stopped
+            request.is_cut = len(data) == MAX_DATA or is_stopped
             self._take(request, data)
         self.grant(stream, size)
+        self._bounds.grant(self.connection.inbound_flow_control_window)
+        if request is not None:
+            request.bounds.grant(self.connection.streams[stream].inbound_flow_control_window)
 
     def _take(self, request: _Request, data: bytes) -> None:
         before = request.records.rest

@@ -59,6 +59,36 @@ class WholeRecords:
         return data[:position], count
 
 
+class Bounds:
+    """The windows that the other side was granted, as numbers of bytes from the first on.
+
+    It may not have seen the latest, and wait at an earlier one.
+    """
+
+    __slots__ = ("_bounds", "_total")
+
+    def __init__(self, *bounds: int) -> None:
+        self._bounds = deque(bounds)
+        self._total = 0
+
+    def take(self, size: int) -> bool:
+        """Count what came.
+
+        :return: whether the other side may have had to stop here
+        """
+        bounds = self._bounds
+        self._total += size
+        while len(bounds) > 1 and bounds[0] < self._total:
+            bounds.popleft()
+        return bounds[0] == self._total
+
+    def grant(self, window: int) -> None:
+        """Note the window that the other side has now."""
+        bound = self._total + window
+        if bound > self._bounds[-1]:
+            self._bounds.append(bound)
+
+
 class Outlet:
     """What is to be sent on one stream.
 
