@@ -67,7 +67,7 @@ class Client:
         self._url = name_of(addresses)
         limits = limits or Limits()
         # Made for what it raises: a token that cannot be sent is the caller's error, and now.
-        ClientProtocol(token=token, wire=make_wire(addresses[0], limits))
+        ClientProtocol(token=token, wire=make_wire(addresses[0], limits)).data_to_send()
         if ssl_context is not None and not getattr(addresses[0], "tls", False):
             raise ValueError(f"an ssl_context is for hypss:// and https://, not for {self._url}")
         if when_disconnected not in ("wait", "raise"):
