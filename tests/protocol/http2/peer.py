@@ -17,11 +17,13 @@ from hyperframe.frame import (
     SettingsFrame,
     WindowUpdateFrame,
 )
+from protocol.pair import connect
 
 from hyps.protocol import (
     Broker,
     Hello,
     Limits,
+    Messages,
     NeedData,
     RemoteProtocolError,
     ServerProtocol,
@@ -148,7 +150,7 @@ class Peer:
         self.pongs: list[bytes] = []
         #: What may still be read, and what may still be sent; 0 is the connection.
         self.window = window
-        self.room: dict[int, int] = {0: WINDOW}
+        self.room: dict[int, int] = {0: WINDOW, **dict.fromkeys(_REQUESTS, window)}
         self.credit: dict[int, int] = {0: WINDOW}
         #: How much more a stream has than :attr:`credit` says, by the hub's SETTINGS.
         self.wider = 0
@@ -306,6 +308,24 @@ class Peer:
         self.send(ping_frame(b"is alive"))
         self.read_all()
         assert self.pongs[before:] == [b"is alive"]
+
+
+class Others:
+    """Two more clients of a hub, who must not notice anything."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.native = connect(broker, "others")
+        self.http2 = Peer(broker)
+        self.http2.subscribe("others")
+        self.http2.read_all()
+
+    def expect_well(self) -> None:
+        self.http2.publish(("others", b"1"))
+        [messages] = self.native.pump()
+        assert isinstance(messages, Messages)
+        self.http2.read_all()
+        assert self.http2.take(MESSAGES) == records(("others", b"1"))
+        assert self.http2.take(PUBLISH) == b"k"
 
 
 def taken(events: Iterable[ServerEvent]) -> int:

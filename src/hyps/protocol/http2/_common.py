@@ -235,7 +235,11 @@ class Http2Wire(Wire):
                 if frame is None:
                     return None
                 self._weigh(frame)
-                for event in connection.take_frame(frame):
+                events = connection.take_frame(frame)
+                if not events:
+                    # It is of a stream that is over.
+                    self.spend()
+                for event in events:
                     self._on_event(event)
             except (H2Error, HyperframeError) as error:
                 self._goodbye_code = getattr(error, "error_code", ErrorCodes.PROTOCOL_ERROR)
@@ -285,7 +289,9 @@ class Http2Wire(Wire):
             case PingAckReceived(ping_data=data):
                 self.answers_ping = True
                 self.frames.append((Kind.PONG, data))
-            case StreamReset(stream_id=stream):
+            case StreamReset(stream_id=stream, remote_reset=is_theirs):
+                if not is_theirs:
+                    self.spend(REQUEST_COST)
                 self.on_reset(stream)
             case _:
                 self.on_event(event)
