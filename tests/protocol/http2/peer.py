@@ -140,6 +140,7 @@ class Peer:
         self.events: list[ServerEvent] = []
         self.encoder = Encoder()
         self._decoder = Decoder()
+        self._decoder.max_allowed_table_size = 2**32
         #: What was read, of each stream.
         self.data: defaultdict[int, bytes] = defaultdict(bytes)
         self.headers: dict[int, dict[str, str]] = {}
@@ -304,6 +305,7 @@ class Peer:
     def expect_alive(self) -> None:
         """The session answers."""
         assert self.error is None
+        self.read_all()
         before = len(self.pongs)
         self.send(ping_frame(b"is alive"))
         self.read_all()
