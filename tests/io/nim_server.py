@@ -35,8 +35,10 @@ class Session:
                 await self.flush()
                 self.hub.receive_data(await self._stream.receive())
         except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass
+        finally:
             self.is_over = True
-            await self._stream.aclose()
+            await anyio.aclose_forcefully(self._stream)
 
     async def flush(self) -> None:
         """Send what the hub has to send."""
