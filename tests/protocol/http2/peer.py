@@ -312,6 +312,13 @@ class Peer:
         assert self.pongs[before:] == [b"is alive"]
 
 
+def stranger(limits: Limits | None = None, broker: Broker | None = None, **more: bool) -> Peer:
+    """A client that has asked for nothing yet."""
+    peer = Peer(broker, limits=limits, opened=False, **more)
+    peer.send(PREFACE + settings_frame())
+    return peer
+
+
 class Others:
     """Two more clients of a hub, who must not notice anything."""
 

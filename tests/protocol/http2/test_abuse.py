@@ -22,7 +22,8 @@ from protocol.http2.peer import (
     window_frame,
 )
 
-from hyps.protocol import Broker, ServerProtocol, State, encode
+from hyps.protocol import Broker, ServerProtocol, State, Taken, encode
+from hyps.protocol.limits import PASS_WORK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,6 +109,30 @@ def test_flood_before_the_session_is_open() -> None:
     peer = Peer(opened=False)
     peer.send(PREFACE, settings_frame(), ping_frame() * FEW)
     peer.expect_refusal("limit")
+
+
+def test_windows_of_a_stranger() -> None:
+    """There is nothing to grant one for."""
+    peer = Peer(opened=False)
+    peer.send(PREFACE, settings_frame(), window_frame(0, 1) * FEW)
+    peer.expect_refusal("limit")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [window_frame(PUBLISH, 1), data_frame(PUBLISH, b"\0"), data_frame(PUBLISH, b"\0\0\0\4c\n1\n")],
+)
+def test_small_frames_are_work_after_which_others_have_their_turn(
+    victim: Peer, data: bytes
+) -> None:
+    """Many of them are no fault, but no reason to wait for either."""
+    start = data_frame(PUBLISH, b"\0\1\0\0") if data[9:] == b"\0" else b""
+    events = victim.send(start + data * 5_000)
+    assert victim.error is None
+    assert len([event for event in events if isinstance(event, Taken) and event.work]) >= 8
+    assert (
+        sum([event.work for event in events if isinstance(event, Taken)]) >= 5_000 * 8 - PASS_WORK
+    )
 
 
 def test_flood_while_the_hub_thinks() -> None:

@@ -96,7 +96,7 @@ def outcome(chunks: list[bytes], *, reads: bool, opened: bool) -> Outcome:
     error = peer.error
     return Outcome(
         broker.published,
-        error and error.code,
+        error.code if error is not None else None,
         str(error),
         watcher.data[MESSAGES],
         {stream: data for stream, data in peer.data.items() if data},
@@ -126,11 +126,15 @@ def test_any_split_of_frames_gives_the_same(
 @settings(max_examples=150)
 @given(frames=st.lists(plausible | wild, max_size=12))
 def test_what_is_published_does_not_depend_on_reading(opened: bool, frames: list[bytes]) -> None:
+    """But for frames of a request that is over: only then is it, if its answer went out."""
     late = outcome([b"".join(frames)], reads=False, opened=opened)
     soon = outcome(frames, reads=True, opened=opened)
-    assert (late.published, late.code, late.text) == (soon.published, soon.code, soon.text)
-    assert late.delivered == soon.delivered
-    assert late.channels == soon.channels
+    if late.code == soon.code:
+        assert (late.published, late.delivered) == (soon.published, soon.delivered)
+        assert late.channels == soon.channels
+    else:
+        assert late.delivered.startswith(soon.delivered)
+        assert "StreamClosedError" in soon.text
 
 
 @settings(max_examples=150)

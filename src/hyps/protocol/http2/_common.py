@@ -32,7 +32,7 @@ from hyperframe.frame import (
 )
 
 from ..errors import ErrorCode, RemoteProtocolError
-from ..frames import Kind
+from ..frames import FIRST_IGNORABLE, Kind
 from ..wire import Wire
 
 if TYPE_CHECKING:
@@ -78,6 +78,9 @@ _CODES: Final = {
     ErrorCode.LIMIT: ErrorCodes.ENHANCE_YOUR_CALM,
     ErrorCode.TIMEOUT: ErrorCodes.NO_ERROR,
 }
+#: A frame that is ignored.
+_NOTHING: Final = (FIRST_IGNORABLE, b"")
+
 _ERRORS: Final[dict[type[Exception], str]] = {
     DenialOfServiceError: ErrorCode.LIMIT,
     TooManyStreamsError: ErrorCode.LIMIT,
@@ -204,6 +207,8 @@ class Http2Wire(Wire):
         self.frames: deque[tuple[int, bytes]] = deque()
         #: Bytes of records that are not whole.
         self.unfinished = 0
+        #: Whether the session is open, so that this end may look at frames without end.
+        self.is_open = False
         #: Whether nothing is received any more.
         self.is_closing = False
         self._goodbye = b""
@@ -241,13 +246,17 @@ class Http2Wire(Wire):
                     self.spend()
                 for event in events:
                     self._on_event(event)
+                if self.is_open and not self.frames:
+                    # It is work all the same, after which others may have their turn.
+                    return _NOTHING
             except (H2Error, HyperframeError) as error:
                 self._goodbye_code = getattr(error, "error_code", ErrorCodes.PROTOCOL_ERROR)
                 code = next(
                     (code for kind, code in _ERRORS.items() if isinstance(error, kind)),
                     ErrorCode.PROTOCOL,
                 )
-                self.fail(RemoteProtocolError(f"HTTP/2: {error}", code))
+                text = f"HTTP/2, {type(error).__name__}: {error}"
+                self.fail(RemoteProtocolError(text, code))
         return self.frames.popleft()
 
     @property
@@ -261,13 +270,16 @@ class Http2Wire(Wire):
 
     def _weigh(self, frame: Frame) -> None:
         """Count what costs this end more than the other."""
+        is_client = self.connection.config.client_side
         if type(frame) is DataFrame:
             # A hub of Hyps for Nim answers what is not a whole record with none.
-            if not frame.data and not self.connection.config.client_side:
+            if not frame.data and not is_client:
                 self.spend()
         elif type(frame) is RstStreamFrame:
             self.spend(REQUEST_COST)
-        elif not isinstance(frame, HeadersFrame | WindowUpdateFrame):
+        elif not isinstance(frame, HeadersFrame) and not (
+            isinstance(frame, WindowUpdateFrame) and (self.is_open or is_client)
+        ):
             self.spend(1 + frame.body_len // _IDLE_SIZE)
         if self.connection.unread > _MAX_UNREAD_FRAMES:
             self.fail(RemoteProtocolError("HTTP/2: answers that are not read", ErrorCode.LIMIT))

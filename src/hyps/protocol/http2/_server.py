@@ -106,6 +106,7 @@ class ServerWire(Http2Wire):
         if self._opener is not None:
             # It was not refused.
             opener, self._opener = self._opener, None
+            self.is_open = True
             self.widen()
             self._bounds.grant(self.connection.inbound_flow_control_window)
             self._on_request(opener)
@@ -188,9 +189,7 @@ class ServerWire(Http2Wire):
             connection.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
         else:
             connection.send_data(stream, body, end_stream=True)
-        if connection.is_open(stream):
-            # What the request carries is not wanted.
-            connection.reset_stream(stream, ErrorCodes.NO_ERROR)
+        # What the request carries is not wanted, but a reset makes curl forget the answer.
         self.has_output = True
         self.spend(REQUEST_COST)
 
@@ -235,8 +234,10 @@ class ServerWire(Http2Wire):
         if request is not None:
             self.unfinished -= request.records.rest
         if stream == self._messages.stream:
-            # The channels stay: they are the connection's, and may be asked for again.
+            # The channels stay: they are the connection's, and may be asked for again. But a record
+            # may have been cut.
             self._messages.stream = 0
+            self._messages.clear()
         if stream == self._url_stream:
             self._url_stream = 0
 
@@ -316,6 +317,8 @@ class ServerWire(Http2Wire):
         self._is_due = False
         if self._messages.stream:
             self.send(self._messages, _MAX_SEND)
+        elif self.is_closing:
+            self._messages.clear()
         self._unread = unread
         self.held = unread + self._messages.size
         self._is_holding = waiting > 0
