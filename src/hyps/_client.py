@@ -363,18 +363,20 @@ def connect(
     however long it takes, and the channels of all subscriptions with it.
 
     :param url: ``hyps://host:port``, ``hypss://host:port`` (TLS), ``hyps+unix:///path`` or
-        ``memory://name``; if there is none, the environment's ``HYPS_URL``, or else
+        ``memory://name``; over HTTP/2, for a hub of Hyps for Nim, ``http://host:port`` or
+        ``https://host:port``; if there is none, the environment's ``HYPS_URL``, or else
         ``hyps://127.0.0.1:8787``. Several hosts, ``hyps://host:port,host:port``, are tried in this
         order at each connecting; hubs know nothing of each other, so give all clients the same.
     :param token: what the hub knows the client by, if it asks; if there is none, the environment's
         ``HYPS_TOKEN``
-    :param ssl_context: for TLS; None trusts whom the system trusts
+    :param ssl_context: for TLS; None trusts whom the system trusts. For ``https`` it must ask for
+        HTTP/2: ``ssl_context.set_alpn_protocols(["h2"])``.
     :param when_disconnected: what operations do that are begun while the client is connecting
         again: ``"wait"``, or ``"raise"`` :class:`ConnectionLost`
     :param reconnect_max_delay: seconds to wait before connecting again, at most. The first wait is
         up to 0.1 seconds, each further one up to twice as long, at random.
     :param limits: the client's own bounds
-    :raises InvalidURL: if Hyps cannot connect to such a URL
+    :raises InvalidURL: if Hyps cannot connect to such a URL, or not without the extra ``http2``
     :raises ValueError: if an argument is none of these, the token cannot be sent, or there is an
         ``ssl_context`` without TLS
     """
