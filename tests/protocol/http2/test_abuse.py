@@ -23,7 +23,7 @@ from protocol.http2.peer import (
 )
 
 from hyps.protocol import Broker, ServerProtocol, State, Taken, encode
-from hyps.protocol.limits import PASS_WORK
+from hyps.protocol.limits import FRAME_WORK, PASS_WORK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +42,7 @@ FLOODS: dict[str, Callable[[Peer, int], bytes]] = {
     "PING": lambda peer, index: ping_frame(),
     "empty SETTINGS": lambda peer, index: settings_frame(),
     "SETTINGS": lambda peer, index: settings_frame((4, index)),
-    "large SETTINGS": lambda peer, index: settings_frame(*[(0xF000, index)] * 2_000),
+    "large SETTINGS": lambda peer, index: settings_frame(*[(0xF000, index)] * 200),
     "acknowledged SETTINGS": lambda peer, index: frame(4, 1),
     "PRIORITY": lambda peer, index: frame(2, 0, PUBLISH, b"\0\0\0\0\0"),
     "PRIORITY of idle streams": lambda peer, index: frame(2, 0, 7 + 2 * index, b"\0\0\0\0\0"),
@@ -122,17 +122,14 @@ def test_windows_of_a_stranger() -> None:
     "data",
     [window_frame(PUBLISH, 1), data_frame(PUBLISH, b"\0"), data_frame(PUBLISH, b"\0\0\0\4c\n1\n")],
 )
-def test_small_frames_are_work_after_which_others_have_their_turn(
-    victim: Peer, data: bytes
-) -> None:
-    """Many of them are no fault, but no reason to wait for either."""
+def test_small_frames_are_work_that_others_need_not_wait_for(victim: Peer, data: bytes) -> None:
+    """Many of them are no fault."""
     start = data_frame(PUBLISH, b"\0\1\0\0") if data[9:] == b"\0" else b""
     events = victim.send(start + data * 5_000)
     assert victim.error is None
-    assert len([event for event in events if isinstance(event, Taken) and event.work]) >= 8
-    assert (
-        sum([event.work for event in events if isinstance(event, Taken)]) >= 5_000 * 8 - PASS_WORK
-    )
+    work = [event.work for event in events if isinstance(event, Taken)]
+    assert sum(work) >= 5_000 * FRAME_WORK - PASS_WORK
+    assert max(work) <= PASS_WORK + FRAME_WORK
 
 
 def test_flood_while_the_hub_thinks() -> None:
@@ -172,24 +169,24 @@ def test_answers_that_are_not_read(victim: Peer, others: Others) -> None:
     others.expect_well()
 
 
-@pytest.mark.parametrize("interval", [0.1, 10.0])
+@pytest.mark.parametrize("interval", [0.1, 20.0])
 def test_client_that_pings_all_day_is_welcome(victim: Peer, interval: float) -> None:
     """Also if nobody looks at the clock but when the hub asks for it."""
     now = deadline = 0.0
-    for _ in range(8_640):
+    for _ in range(4_000):
         now += interval
         victim.send(ping_frame())
         victim.read_all()
         if victim.server.wants_tick or now >= deadline:
             deadline = victim.tick(now)
-    assert len(victim.pongs) == 8_640
+    assert len(victim.pongs) == 4_000
     victim.expect_alive()
 
 
 def test_many_requests_in_a_day_are_welcome(victim: Peer) -> None:
     """One after the other on one connection, as a proxy makes them."""
     now = 0.0
-    for stream in range(7, 7 + 2 * 600, 2):
+    for stream in range(7, 7 + 2 * 400, 2):
         victim.send(victim.request(stream, "POST", "/publish"))
         victim.send(data_frame(stream, encode("c", b"1"), end=True))
         victim.read_all()

@@ -102,9 +102,9 @@ def test_stranger_has_the_smallest_window() -> None:
 # What the client lets the hub send
 
 
-@pytest.mark.parametrize("size", [10, 1_000, 100_000])
+@pytest.mark.parametrize("size", [10, 1_000, 30_000])
 def test_client_without_a_window_costs_a_bounded_buffer(size: int) -> None:
-    limits = Limits(max_buffer=400_000)
+    limits = Limits(max_buffer=100_000)
     broker = Broker("boot", limits)
     peer, other, watcher = Peer(broker, window=0), connect(broker), connect(broker, "c")
     peer.grant(SUBSCRIBE, 10)
@@ -112,12 +112,14 @@ def test_client_without_a_window_costs_a_bounded_buffer(size: int) -> None:
     peer.subscribe("c")
     messages = [
         ("c", index.to_bytes(4, "big") + bytes(size - 4))
-        for index in range(max(20, 500_000 // (size + 8)))
+        for index in range(max(20, 150_000 // (size + 8)))
     ]
     for start in range(0, len(messages), 3):
         publish(other, *messages[start : start + 3])
         watcher.pump()
         peer.read_all()
+        # What was handed out last counts until the next time.
+        peer.read()
         assert peer.server.backlog < limits.max_buffer + 3 * (size + 100)
     assert peer.data[MESSAGES] == b""
     missed = peer.server.missed
@@ -133,6 +135,7 @@ def test_client_without_a_window_costs_a_bounded_buffer(size: int) -> None:
     peer.grant(MESSAGES, 2**30)
     peer.read_all()
     assert peer.data[MESSAGES] == records(*messages[: len(messages) - missed])
+    assert peer.read() == []
     assert peer.server.backlog == 0
     publish(other, ("c", b"last"))
     peer.read_all()

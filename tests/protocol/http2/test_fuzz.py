@@ -107,7 +107,7 @@ def outcome(chunks: list[bytes], *, reads: bool, opened: bool) -> Outcome:
 
 
 @pytest.mark.parametrize("opened", [True, False])
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(frames=st.lists(plausible, max_size=12), more=st.data())
 def test_any_split_of_frames_gives_the_same(
     opened: bool, frames: list[bytes], more: st.DataObject
@@ -123,7 +123,7 @@ def test_any_split_of_frames_gives_the_same(
 
 
 @pytest.mark.parametrize("opened", [True, False])
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(frames=st.lists(plausible | wild, max_size=12))
 def test_what_is_published_does_not_depend_on_reading(opened: bool, frames: list[bytes]) -> None:
     """But for frames of a request that is over: only then is it, if its answer went out."""
@@ -137,14 +137,14 @@ def test_what_is_published_does_not_depend_on_reading(opened: bool, frames: list
         assert "StreamClosedError" in soon.text
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(junk=st.binary(max_size=100) | st.lists(wild, max_size=6).map(b"".join))
 def test_junk_is_nothing_worse_than_a_violation(junk: bytes) -> None:
     for opened in (True, False):
         outcome([junk], reads=True, opened=opened)
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(block=st.binary(max_size=60), end=st.booleans(), flags=st.sampled_from([0, 8, 32, 40]))
 def test_any_header_block(block: bytes, end: bool, flags: int) -> None:
     head = Peer(opened=False).block("GET", "/x")
@@ -152,7 +152,7 @@ def test_any_header_block(block: bytes, end: bool, flags: int) -> None:
         outcome([frame(1, 4 | flags | end, 7, one)], reads=True, opened=True)
 
 
-@settings(max_examples=60)
+@settings(max_examples=50)
 @given(messages=own.messages, more=st.data())
 def test_records_cut_into_any_frames(
     messages: list[tuple[str, bytes]], more: st.DataObject
