@@ -9,6 +9,7 @@ from protocol.http2.peer import (
     ping_frame,
     records,
     reset_frame,
+    settings_frame,
     stranger,
 )
 from protocol.pair import connect
@@ -88,3 +89,46 @@ def test_header_values_that_are_no_text() -> None:
     block += b"\x40\x0auser-agent\x02\xff\xfe" + b"\x40\x0dauthorization\x08Bearer \xff"
     [event] = peer.send(headers_frame(1, block))
     assert event == Hello("\ufffd\ufffd", "\ufffd", ())
+
+
+@pytest.mark.parametrize("has_asked", [False, True])
+@pytest.mark.parametrize("what", ["go_away", "close", "fail"])
+def test_hub_that_leaves_before_the_session_is_open(has_asked: bool, what: str) -> None:
+    peer = stranger(accepts=False)
+    if has_asked:
+        peer.send(peer.request(1, "POST", "/publish"))
+    if what == "go_away":
+        peer.server.go_away("restart")
+    elif what == "fail":
+        peer.server.fail("oh")
+    else:
+        peer.server.close()
+    peer.handle()
+    peer.read_all()
+    if what != "close":
+        assert peer.goaway is not None
+        assert peer.goaway.error_code == (0 if what == "go_away" else 2)
+    if has_asked and what == "fail":
+        assert peer.headers[1][":status"] == "503"
+    assert peer.server.eof_is_due
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_reason_that_does_not_fit(size: int) -> None:
+    """The window is the smallest; a reason is cut."""
+    peer = stranger(accepts=False)
+    peer.send(settings_frame((4, 20)))
+    peer.window = 20
+    peer.send(peer.request(1, "POST", "/publish"))
+    peer.server.refuse("x" * size)
+    peer.handle()
+    peer.read_all()
+    assert peer.headers[1][":status"] == "401"
+    if size == 10:
+        assert peer.data[1] == b"x" * 10 + b"\n"
+        assert 1 in peer.ended
+    else:
+        assert peer.data[1] == b""
+        assert 1 in peer.resets
+    assert peer.goaway is not None
+    assert peer.server.eof_is_due
