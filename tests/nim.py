@@ -67,6 +67,7 @@ class NimHub:
     :param statuses: of the paths that it does not answer with 200
     :param held: the paths whose records are answered by :meth:`answer`
     :param answers_ping: whether it answers a PING
+    :param grants_window: whether it ever lets the client send more
     :param max_data: bytes of a DATA frame that it sends
     """
 
@@ -76,11 +77,13 @@ class NimHub:
         statuses: Mapping[str, int] | None = None,
         held: tuple[str, ...] = (),
         answers_ping: bool = True,
+        grants_window: bool = True,
         max_data: int = MAX_DATA,
     ) -> None:
         self.statuses = dict(statuses or {})
         self.held = set(held)
         self.answers_ping = answers_ping
+        self.grants_window = grants_window
         self.max_data = max_data
         #: By path, in the order in which they came.
         self.streams: dict[str, _Stream] = {}
@@ -193,6 +196,8 @@ class NimHub:
         return count
 
     def _grant(self, stream: _Stream, size: int) -> None:
+        if not self.grants_window:
+            return
         stream.consumed += size
         self._consumed += size
         if stream.consumed > _GRANTED_AFTER:

@@ -12,7 +12,17 @@ from nim import MESSAGES, PUBLISH, SUBSCRIBE
 import hyps
 from hyps import Gap
 
-from .helpers import begin, data_of, numbered, reason_of_loss, take, take_data, wait_until, warned
+from .helpers import (
+    begin,
+    data_of,
+    let_others_run,
+    numbered,
+    reason_of_loss,
+    take,
+    take_data,
+    wait_until,
+    warned,
+)
 from .nim_server import connected_to_nim, nim_server
 
 if TYPE_CHECKING:
@@ -297,6 +307,42 @@ async def test_a_goodbye_after_which_it_neither_answers_nor_closes() -> None:
         with pytest.raises(hyps.ConnectionLost):
             await publishing.get()
         await session.expect_end()
+
+
+@pytest.mark.parametrize("goes_away", [False, True])
+async def test_the_end_is_bounded_when_it_lets_nothing_be_sent(goes_away: bool) -> None:
+    limits = hyps.Limits(close_timeout=0.02)
+    async with connected_to_nim(grants_window=False, limits=limits) as (client, session):
+        for _ in range(32):
+            client.publish_nowait("c", bytes(100_000))
+        await wait_until(lambda: session.hub.streams[PUBLISH].rest)
+        if goes_away:
+            session.hub.leave()
+            await session.flush()
+            assert "leaving" in await reason_of_loss(client)
+            await session.expect_end()
+        with anyio.fail_after(5):
+            await client.shutdown()
+        await session.expect_end()
+
+
+async def test_publishing_waits_for_room_when_windows_are_full() -> None:
+    limits = hyps.Limits(max_backlog=300_000)
+    async with (
+        connected_to_nim(grants_window=False, limits=limits) as (client, session),
+        anyio.create_task_group() as tasks,
+    ):
+        for _ in range(6):
+            client.publish_nowait("c", bytes(50_000))
+        with pytest.raises(hyps.WouldBlock):
+            client.publish_nowait("c", b"")
+        publishing = begin(tasks, client.publish, "c", b"last")
+        await wait_until(lambda: session.hub.streams[PUBLISH].rest)
+        await let_others_run()
+        assert not publishing.is_known
+        await session.close()
+        with pytest.raises(hyps.ConnectionLost):
+            await publishing.get()
 
 
 async def test_what_is_queued_at_the_shutdown_is_sent_and_answered() -> None:
