@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trustme
-from processes import TIMEOUT, running, serving
+from processes import HYPS, TIMEOUT, running, serving
 
 from hyps.protocol import encode
 
@@ -29,9 +29,9 @@ def needs(program: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(is_missing, reason=f"{program} is not installed")
 
 
-def run(*command: str, data: bytes = b"") -> str:
+def run(*command: str, data: bytes = b"", fails: bool = False) -> str:
     done = subprocess.run(command, input=data, capture_output=True, timeout=TIMEOUT, check=False)
-    assert done.returncode == 0, done.stderr.decode()
+    assert (done.returncode != 0) == fails, done.stderr.decode()
     return done.stdout.decode()
 
 
@@ -150,6 +150,18 @@ def test_curl_over_tls(certificate: tuple[str, str]) -> None:
         # It speaks HTTP/1 unless the hub offers it HTTP/2.
         command = (*CURL, "--cacert", trusted, "--data-binary", "@-", "-w", " %{http_version}")
         assert run(*command, f"{url}/publish", data=RECORD) == "k 2"
+
+
+def test_our_own_over_tls(certificate: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    own, trusted = certificate
+    with hub("--cert", own) as url:
+        assert run(*HYPS, "pub", "news", "--url", url, "hello", fails=True) == ""
+        # Whom the system trusts.
+        monkeypatch.setenv("SSL_CERT_FILE", trusted)
+        with running("sub", "news", "--count", "1", "--url", url) as sub:
+            assert sub.read_line(sub.process.stderr).startswith("subscribed ")
+            run(*HYPS, "pub", "news", "--url", url.replace("http", "hyps"), "hello")
+            assert sub.end()[1].strip().endswith("hello")
 
 
 @needs("nghttp")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
+from typing import TYPE_CHECKING
 
 import pytest
 from nim import MAX_DATA, MESSAGES, PUBLISH, SUBSCRIBE
 from protocol.http2_client.script import answered, messages_of, opened
 
 from hyps.protocol import Acked, Limits, Refusal, Rejected, encode
+
+if TYPE_CHECKING:
+    from protocol.pair import Event
 
 MANY = 10_000
 
@@ -165,6 +169,36 @@ def test_refusals_in_any_order() -> None:
         Rejected(2, (Refusal(1, b"d", "b"), Refusal(2, b"?", "c"))),
         Rejected(3, (Refusal(0, b"u", None),)),
     ]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_message_that_follows_its_channels_answer_is_lost(seed: int) -> None:
+    chance = random.Random(seed)
+    script = opened(held=(PUBLISH, SUBSCRIBE), max_data=chance.choice((5, 100, MAX_DATA)))
+    client, hub = script.client, script.hub
+    granted: list[str] = []
+    sent: list[tuple[str, bytes]] = []
+    events: list[Event] = []
+    for number in range(200):
+        match chance.randrange(5):
+            case 0:
+                client.publish("c", b"")
+            case 1:
+                client.subscribe([f"{number}"])
+            case 2 if count := hub.streams[SUBSCRIBE].owed:
+                hub.answer(SUBSCRIBE, b"k" * count)
+                granted = hub.channels[:]
+            case 3 if count := hub.streams[PUBLISH].owed:
+                hub.answer(PUBLISH, b"k" * chance.randint(1, count))
+            case _ if granted:
+                sent.append((chance.choice(granted), b"%d" % number))
+                hub.deliver(*sent[-1])
+        if chance.random() < 0.5:
+            events += script.pump()
+    hub.answer(PUBLISH, b"k" * hub.streams[PUBLISH].owed)
+    events += script.pump()
+    assert messages_of(events) == sent
+    assert len(sent) > 20
 
 
 def test_messages_that_follow_the_answer_to_a_subscribe_wait_with_it() -> None:
