@@ -280,13 +280,9 @@ class Subscription(Generic[Item]):
         buffer = self._buffer
         item: Any
         while buffer:
-            item = buffer.take()
-            if not isinstance(item, Gap):
-                buffer.begin(item)
-                item = next(buffer.ready)
-            elif not self._yields_gaps:
-                continue
-            return item  # type: ignore[no-any-return]
+            item = buffer.take_one()
+            if self._yields_gaps or not isinstance(item, Gap):
+                return item  # type: ignore[no-any-return]
         return None
 
     async def _let_others_run(self) -> None:
