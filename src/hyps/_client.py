@@ -128,6 +128,7 @@ class Client:
         """
         connection = self._connection
         if connection is None or connection.is_over:
+            self._status.begin()
             connection = self._connection = Connection(self._settings, self._status)
             connection.start()
         await connection.wait_open()
@@ -137,13 +138,16 @@ class Client:
 
         It takes ``limits.close_timeout`` at most, and goes on when the caller is cancelled.
         """
+        connection = self._connection
         try:
-            if self._connection is not None:
-                await self._connection.close()
+            if connection is not None:
+                await connection.close()
             else:
                 await checkpoint()
         finally:
-            self._status.end()
+            # Unless another task has connected it anew meanwhile.
+            if self._connection is connection:
+                self._status.end()
 
     async def aclose(self) -> None:
         """Do what :meth:`shutdown` does."""
@@ -221,6 +225,9 @@ class Client:
         error: Exception | None = None
         try:
             while not batches.failed:
+                if not batches.are_on(connection.open_link):
+                    # What came before is answered first, and may be a reason to go no further.
+                    await batches.wait()
                 link = await connection.get_link()
                 if link.is_full and not await link.wait_for_room():
                     continue
@@ -273,7 +280,8 @@ class Client:
 
         :raises HypsError: the first error among the operations that nobody awaited, since the
             last call; :class:`ConnectionLost` if they were lost with their connection
-        :raises ConnectionLost: if there is no connection, or it was lost meanwhile
+        :raises ConnectionLost: if the connection is lost meanwhile, or there is none and none to
+            wait for
         """
         connection = self._get_connection()
         error: HypsError | None = None

@@ -85,6 +85,7 @@ class Subscription(Generic[Item]):
         self._missed_unknown = False
         # Messages that the buffer had no room for, and that no log tells of yet.
         self._episode = 0
+        self._episode_of: list[str] = []
         self._is_ended = False
         self._error: Callable[[], HypsError] | None = None
 
@@ -325,6 +326,8 @@ class Subscription(Generic[Item]):
         # Per run and subscription.
         missed = self._buffer.put(run)
         if missed:
+            if not self._episode:
+                self._episode_of = sorted(self.held)[:3] if self._logs_overflow else []
             self._missed += missed
             self._episode += missed
         elif self._episode:
@@ -345,11 +348,10 @@ class Subscription(Generic[Item]):
 
     def _log_episode(self) -> None:
         if self._logs_overflow:
-            channels = ", ".join(sorted(self.held)[:3]) or "none any more"
             logger.warning(
                 "the buffer of a subscription was full: messages missed: %d (channels: %s)",
                 self._episode,
-                channels,
+                ", ".join(self._episode_of),
             )
         self._episode = 0
 

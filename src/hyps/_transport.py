@@ -129,7 +129,7 @@ def _memory_name(url: str, parts: SplitResult) -> str:
 async def dial(
     address: Address, ssl_context: ssl.SSLContext | None = None
 ) -> AsyncIterator[ByteStream]:
-    """Connect.
+    """Connect. How long that may take is for the caller to say.
 
     :param ssl_context: for TLS; None trusts whom the system trusts
     :raises ConnectionRefused: if there is nobody
