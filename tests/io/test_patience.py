@@ -76,7 +76,7 @@ async def test_many_are_not_published_behind_a_loss() -> None:
 
 async def test_a_count_beyond_all_bounds_is_a_violation() -> None:
     async with scripted_hub() as hub, anyio.create_task_group() as tasks:
-        client = hyps.connect(hub.url, reconnect_max_delay=0.01)
+        client = hyps.connect(hub.url, limits=LIMITS, reconnect_max_delay=0.01)
         opening = begin(tasks, client.connect)
         session = await hub.accept()
         await session.welcome()
