@@ -127,7 +127,9 @@ class Client:
         :raises ConnectionLost: if the client is shut down meanwhile
         """
         connection = self._connection
-        if connection is None or connection.is_over:
+        if connection is not None and not connection.is_over:
+            connection.check_thread()
+        else:
             self._status.begin()
             connection = self._connection = Connection(self._settings, self._status)
             connection.start()
@@ -174,6 +176,7 @@ class Client:
     def _get_connection(self) -> Connection:
         if self._connection is None:
             raise ConnectionLost("the client is not connected: enter it, or await its connect()")
+        self._connection.check_thread()
         return self._connection
 
     # Operations
@@ -317,6 +320,16 @@ class Client:
         max_messages: int = DEFAULT_MAX_MESSAGES,
         max_bytes: int = DEFAULT_MAX_BYTES,
     ) -> Subscription[Message | Gap]: ...
+
+    @overload
+    def subscribe(
+        self,
+        *channels: str,
+        gaps: bool,
+        overflow: Overflow = "drop_newest",
+        max_messages: int = DEFAULT_MAX_MESSAGES,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+    ) -> Subscription[Message] | Subscription[Message | Gap]: ...
 
     def subscribe(
         self,

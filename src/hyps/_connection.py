@@ -15,6 +15,7 @@ import math
 import random
 from dataclasses import dataclass
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -97,6 +98,7 @@ class Connection:
     def __init__(self, settings: Settings, status: Status) -> None:
         self._settings = settings
         self._status = status
+        self._thread = get_ident()
         #: Makes what one task waits for.
         self.new_waiter = waiter_type()
         self._scope = anyio.CancelScope()
@@ -141,6 +143,14 @@ class Connection:
     def is_open(self) -> bool:
         """Whether something new can be begun."""
         return self.open_link is not None
+
+    def check_thread(self) -> None:
+        """Raise if this is not the thread of the connection's event loop: nobody would be woken."""
+        if get_ident() != self._thread:
+            raise RuntimeError(
+                "a client is for the event loop in which it was connected; "
+                "from a thread: anyio.from_thread.run(client.publish, channel, data)"
+            )
 
     @property
     def is_over(self) -> bool:
