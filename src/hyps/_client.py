@@ -128,7 +128,10 @@ class Client:
         :raises ConnectionLost: if the client is shut down meanwhile
         """
         connection = self._connection
-        if connection is None or connection.is_over:
+        if connection is not None and not connection.is_over:
+            connection.check_thread()
+        else:
+            self._status.begin()
             connection = self._connection = Connection(self._settings, self._status)
             connection.start()
         await connection.wait_open()
@@ -138,13 +141,16 @@ class Client:
 
         It takes ``limits.close_timeout`` at most, and goes on when the caller is cancelled.
         """
+        connection = self._connection
         try:
-            if self._connection is not None:
-                await self._connection.close()
+            if connection is not None:
+                await connection.close()
             else:
                 await checkpoint()
         finally:
-            self._status.end()
+            # Unless another task has connected it anew meanwhile.
+            if self._connection is connection:
+                self._status.end()
 
     async def aclose(self) -> None:
         """Do what :meth:`shutdown` does."""
@@ -171,6 +177,7 @@ class Client:
     def _get_connection(self) -> Connection:
         if self._connection is None:
             raise ConnectionLost("the client is not connected: enter it, or await its connect()")
+        self._connection.check_thread()
         return self._connection
 
     # Operations
@@ -222,6 +229,9 @@ class Client:
         error: Exception | None = None
         try:
             while not batches.failed:
+                if not batches.are_on(connection.open_link):
+                    # What came before is answered first, and may be a reason to go no further.
+                    await batches.wait()
                 link = await connection.get_link()
                 if link.is_full and not await link.wait_for_room():
                     continue
@@ -274,7 +284,8 @@ class Client:
 
         :raises HypsError: the first error among the operations that nobody awaited, since the
             last call; :class:`ConnectionLost` if they were lost with their connection
-        :raises ConnectionLost: if there is no connection, or it was lost meanwhile
+        :raises ConnectionLost: if the connection is lost meanwhile, or there is none and none to
+            wait for
         """
         connection = self._get_connection()
         error: HypsError | None = None
@@ -310,6 +321,16 @@ class Client:
         max_messages: int = DEFAULT_MAX_MESSAGES,
         max_bytes: int = DEFAULT_MAX_BYTES,
     ) -> Subscription[Message | Gap]: ...
+
+    @overload
+    def subscribe(
+        self,
+        *channels: str,
+        gaps: bool,
+        overflow: Overflow = "drop_newest",
+        max_messages: int = DEFAULT_MAX_MESSAGES,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+    ) -> Subscription[Message] | Subscription[Message | Gap]: ...
 
     def subscribe(
         self,

@@ -470,6 +470,8 @@ class ClientProtocol(Endpoint[_ClientOnly]):
             for name, stop, count in scan(body):
                 channel = channels.get(name)
                 if channel is not None:
+                    if channel.count > MAX_COUNT - count:
+                        raise RemoteProtocolError("MESSAGES: more than can be counted")
                     channel.count += count
                     runs.append(Run(channel.name, body[position:stop], count))
                 else:
