@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
-from contextlib import contextmanager
+import time
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ class _Cores:
 
     def __init__(self) -> None:
         found = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+        self._all = found
         self.server: int | None = None
         self.client: int | None = None
         if len(found) > 1:
@@ -40,6 +44,11 @@ class _Cores:
         """Move this process, and those that it starts from now on."""
         if core is not None:
             os.sched_setaffinity(0, {core})
+
+    def release(self) -> None:
+        """Give up the core, for a process that is to choose among all."""
+        if self.client is not None:
+            os.sched_setaffinity(0, self._all)
 
 
 CORES: Final = _Cores()
@@ -74,3 +83,50 @@ def running(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 pipe.close()
+
+
+def free_port() -> int:
+    """Give a port that is free now, for servers that cannot choose one themselves."""
+    with closing(socket.socket()) as chosen:
+        chosen.bind(("127.0.0.1", 0))
+        port: int = chosen.getsockname()[1]
+        return port
+
+
+def wait_for_answer(
+    process: subprocess.Popen[bytes], port: int, question: bytes, answer: bytes
+) -> None:
+    """Wait until a server answers.
+
+    :raises Missing: if it does not, or has ended
+    """
+    deadline = time.monotonic() + PATIENCE
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            with socket.create_connection(("127.0.0.1", port), PATIENCE) as stream:
+                stream.sendall(question)
+                if stream.recv(4096).startswith(answer):
+                    return
+        except OSError:
+            time.sleep(0.02)
+    raise Missing("its server did not start")
+
+
+def cpu_seconds(pid: int) -> float:
+    """Give the processor time that a process has used, all threads together.
+
+    By the clock that Linux has for each process (``clock_getcpuclockid(3)``): /proc/PID/stat has
+    the same in hundredths of a second, which is too coarse.
+
+    :raises OSError: where there is no such clock
+    """
+    return time.clock_gettime(~pid << 3 | 2)
+
+
+def resident_bytes(pid: int) -> int:
+    """Give the memory that a process has for itself.
+
+    :raises OSError: if it cannot be read, as on other systems than Linux
+    """
+    _, resident, shared, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
+    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
