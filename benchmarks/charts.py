@@ -22,12 +22,12 @@ _LABEL: Final = 190
 _NUMBER: Final = 170
 _BAR: Final = 15
 _GAP: Final = 14
-_TOP: Final = 62
+_TOP: Final = 86
 
 # Colours that can be told apart by those who see red and green alike. The page's background shows
 # through, so text has one colour on light pages and another on dark ones.
 _STYLE: Final = """
-  text { font: 13px system-ui, sans-serif; fill: #1f2328; }
+  text { font: 13px system-ui, 'DejaVu Sans', sans-serif; fill: #1f2328; }
   .title { font-size: 16px; font-weight: 600; }
   .note { font-size: 11.5px; fill: #59636e; }
   .s0 { fill: #0969da; } .s1 { fill: #bf8700; } .s2 { fill: #8c959f; }
@@ -75,10 +75,10 @@ class _Chart:
         )
 
     def _legend(self) -> Iterator[str]:
-        x = _WIDTH - 90 * len(SYSTEMS)
+        x = 4
         for index, system in enumerate(SYSTEMS):
-            yield f'<rect class="s{index}" x="{x}" y="10" width="11" height="11" rx="2"/>'
-            yield f'<text x="{x + 16}" y="20">{escape(system.name)}</text>'
+            yield f'<rect class="s{index}" x="{x}" y="51" width="11" height="11" rx="2"/>'
+            yield f'<text x="{x + 16}" y="61">{escape(system.name)}</text>'
             x += 90
 
     def _groups(self) -> Iterator[str]:
@@ -103,15 +103,17 @@ class _Chart:
             y += _GAP
 
 
-def _short(value: float) -> str:
-    for size, unit in ((1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.{0 if value >= 100 * size else 1}f}{unit}"
-    return f"{value:.0f}"
+def _written(metric: str, value: float) -> str:
+    if metric == "rate":
+        size, unit = (1e6, "M/s") if value >= 1e6 else (1e3, "k/s")
+    else:
+        size, unit = (1e3, " us") if metric == "server_ns" else (1.0, " us")
+    value /= size
+    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}{unit}"
 
 
 def _bars(
-    results: Mapping[str, Result], workload: str, metric: str, unit: str, loops: Sequence[str]
+    results: Mapping[str, Result], workload: str, metric: str, loops: Sequence[str]
 ) -> list[_Bar]:
     """Give a bar for each system; that of Hyps also says how it compares with the best peer."""
     if workload not in results:
@@ -129,7 +131,7 @@ def _bars(
     more_is_better = metric == "rate"
     bars = []
     for name, value in found.items():
-        text = f"{_short(value)}{unit}"
+        text = _written(metric, value)
         if name == OURS and peers and value:
             best = max(peers) if more_is_better else min(peers)
             text += f"  ({value / best:.1f}x)" if more_is_better else f"  ({value / best:.2f}x)"
@@ -149,7 +151,7 @@ def _charts(results: Mapping[str, Result]) -> Iterator[tuple[str, _Chart]]:
             "More is better. In brackets: by the best of the others. Each group has its own scale.",
         )
         for name in _RATES:
-            bars = _bars(results, f"{name} {size} varied", "rate", "/s", _UVLOOP)
+            bars = _bars(results, f"{name} {size} varied", "rate", _UVLOOP)
             chart.groups.append((name, bars))
         yield file, chart
     chart = _Chart(
@@ -158,7 +160,7 @@ def _charts(results: Mapping[str, Result]) -> Iterator[tuple[str, _Chart]]:
     )
     for loop in ("uvloop", "asyncio", "trio"):
         for metric, name in (("p50_us", "p50"), ("p99_us", "p99")):
-            bars = _bars(results, "pingpong 16 B varied", metric, " us", (loop, "asyncio"))
+            bars = _bars(results, "pingpong 16 B varied", metric, (loop, "asyncio"))
             if any(bar.system == OURS for bar in bars):
                 chart.groups.append((f"{name}, {loop}", bars))
     yield "latency", chart
@@ -169,7 +171,7 @@ def _charts(results: Mapping[str, Result]) -> Iterator[tuple[str, _Chart]]:
     for window in (1, 50):
         for size in ("16 B", "1 KiB"):
             workload = f"connections, windows of {window} {size} varied"
-            bars = _bars(results, workload, "server_ns", " ns", _UVLOOP)
+            bars = _bars(results, workload, "server_ns", _UVLOOP)
             chart.groups.append((f"windows of {window}, {size}", bars))
     yield "server-cpu", chart
 
