@@ -108,7 +108,7 @@ def rows(result: Result) -> Iterator[tuple[str, ...]]:
                 best = _best_peer(result, metric, entry)
                 ratio = (mine / best if more_is_better else best / mine) if best else 0.0
             is_first = metric == result.workload.metrics[0]
-            latencies = [result.values(entry, name) for name in ("p50_us", "p99_us")]
+            beside = [result.values(entry, name) for name in _BESIDE]
             due = sum(outcome.due for outcome in outcomes)
             delivered = sum(outcome.delivered for outcome in outcomes)
             yield (
@@ -117,7 +117,10 @@ def rows(result: Result) -> Iterator[tuple[str, ...]]:
                 amount(mine, unit) if values else "none",
                 f"{spread(values):.0%}",
                 f"{ratio:.2f}" if ratio else "",
-                *(amount(middle(each), "us") if is_first and each else "" for each in latencies),
+                *(
+                    amount(middle(each), METRICS[name].unit) if is_first and each else ""
+                    for name, each in zip(_BESIDE, beside, strict=True)
+                ),
                 f"{delivered:,}" if is_first and due else "",
                 f"{due - delivered:,}" if is_first and due else "",
             )
@@ -175,8 +178,11 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 _HEADS: Final = (
-    *("workload", "system", "median", "spread", "x best peer", "p50", "p99", "delivered", "lost"),
+    *("workload", "system", "median", "spread", "x best peer", "p50", "p99"),
+    *("server CPU", "client CPU", "delivered", "lost"),
 )
+#: What stands in the table beside each workload's own metrics.
+_BESIDE: Final = ("p50_us", "p99_us", "server_ns", "client_ns")
 _TARGET_HEADS: Final = ("target", "client on", "bound", "reached", "met", "compared with")
 
 

@@ -123,6 +123,22 @@ def cpu_seconds(pid: int) -> float:
     return time.clock_gettime(~pid << 3 | 2)
 
 
+class CpuClock:
+    """The processor time of a server and of this process, from its making on."""
+
+    def __init__(self, server: int) -> None:
+        self._server = server
+        self._start = cpu_seconds(server), time.process_time()
+
+    def each(self, count: int) -> dict[str, float]:
+        """Give it as nanoseconds, divided by how many things were done."""
+        server, client = self._start
+        return {
+            "server_ns": (cpu_seconds(self._server) - server) / count * 1e9,
+            "client_ns": (time.process_time() - client) / count * 1e9,
+        }
+
+
 def resident_bytes(pid: int) -> int:
     """Give the memory that a process has for itself.
 

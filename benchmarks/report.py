@@ -52,8 +52,9 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def amount(value: float, unit: str) -> str:
     """Write a value with its unit."""
-    if unit == "us" and value >= 10_000:
-        value, unit = value / 1_000, "ms"
+    for small, large in (("ns", "us"), ("us", "ms")):
+        if unit == small and value >= 10_000:
+            value, unit = value / 1_000, large
     digits = 2 if value < 10 else 1 if value < 100 else 0
     return f"{value:,.{digits}f} {unit}"
 

@@ -104,19 +104,23 @@ class Plan:
     def _measure_afresh(self, workload: Workload, entry: Entry) -> Outcome:
         """Let another process do it, with a server of its own."""
         order = {"workload": str(workload), **entry._asdict(), "budget": asdict(self.budget)}
+        command = [sys.executable, "-m", "benchmarks.fresh", json.dumps(order)]
         CORES.release()
         try:
-            done = subprocess.run(
-                [sys.executable, "-m", "benchmarks.fresh", json.dumps(order)],
-                stdout=subprocess.PIPE,
-                timeout=_PATIENCE,
-            )
+            process = subprocess.Popen(command, stdout=subprocess.PIPE)
         finally:
             CORES.take(CORES.client)
-        answer: dict[str, Any] = json.loads(done.stdout or b"{}")
+        with process:
+            try:
+                output, _ = process.communicate(timeout=_PATIENCE)
+            except BaseException:
+                # Not killed: it has a server to end.
+                process.terminate()
+                raise
+        answer: dict[str, Any] = json.loads(output or b"{}")
         if "cannot" in answer:
             raise CannotDo(answer["cannot"])
-        if done.returncode or not answer:
+        if process.returncode or not answer:
             raise RuntimeError("its process failed")
         return Outcome(**answer)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 import anyio
 
+from ..processes import CpuClock
 from ..systems.base import CHANNEL
 from .base import PATIENCE, UVLOOP, Budget, Outcome, Workload, percentiles
 
@@ -50,6 +51,7 @@ class Pingpong(Workload):
         messages = self.load.messages(_MADE)
         async with system.session() as session, anyio.create_task_group() as tasks:
             tasks.start_soon(session.readers[0], 1, watch.tally)
+            clock = CpuClock(system.pid)
             deadline = perf_counter() + budget.seconds
             while (start := perf_counter()) < deadline and published < budget.messages:
                 data = messages[published % _MADE]
@@ -64,8 +66,9 @@ class Pingpong(Workload):
                 if watch.data != data:
                     raise RuntimeError("another message was delivered than was published")
                 latencies.append(watch.at - start)
+            cpu = clock.each(max(published, 1))
             tasks.cancel_scope.cancel()
-        return Outcome(percentiles(latencies), published, watch.count)
+        return Outcome(percentiles(latencies) | cpu, published, watch.count)
 
 
 #: Tasks that publish.
@@ -95,9 +98,11 @@ class Waiters(Workload):
             # Without the clock at first: connections are made, and what is not warm gets so.
             await self._publish(session, budget.seconds / 4, budget.messages)
             self._latencies.clear()
+            clock = CpuClock(system.pid)
             before, start = self._published, perf_counter()
             await self._publish(session, budget.seconds, budget.messages)
-            rate = (self._published - before) / (perf_counter() - start)
+            counted = self._published - before
+            values = {"rate": counted / (perf_counter() - start), **clock.each(counted)}
             # Each task publishes whole groups, so that none is left over.
             seen = -1
             while seen < watch.count < self._published:
@@ -106,7 +111,7 @@ class Waiters(Workload):
                 with anyio.move_on_after(PATIENCE):
                     await watch.event.wait()
             tasks.cancel_scope.cancel()
-        return Outcome({"rate": rate, **percentiles(self._latencies)}, self._published, watch.count)
+        return Outcome(values | percentiles(self._latencies), self._published, watch.count)
 
     async def _publish(self, session: Session, seconds: float, messages: int) -> None:
         deadline = perf_counter() + seconds

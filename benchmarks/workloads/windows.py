@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import cycle
-from time import perf_counter, process_time
+from time import perf_counter
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import anyio
 
-from ..processes import cpu_seconds
+from ..processes import CpuClock
 from ..systems.base import CHANNEL
 from .base import PATIENCE, UVLOOP, Budget, Outcome, Workload, percentiles
 
@@ -51,23 +51,9 @@ class Flow:
 
     due: int = 0
     delivered: int = 0
-    is_complete: bool = False
-    #: Deliveries, seconds, and seconds of the processors while the clock ran.
-    counted: int = 0
-    seconds: float = 0.0
-    server_seconds: float = 0.0
-    client_seconds: float = 0.0
-
-    @property
-    def values(self) -> dict[str, float]:
-        # A rate over messages that never came would be a rate of waiting.
-        if not self.is_complete or not self.counted:
-            return {}
-        return {
-            "rate": self.counted / self.seconds,
-            "server_ns": self.server_seconds / self.counted * 1e9,
-            "client_ns": self.client_seconds / self.counted * 1e9,
-        }
+    #: What was measured while the clock ran. If a message was lost there is nothing: a rate over
+    #: messages that never came would be a rate of waiting.
+    values: dict[str, float] = field(default_factory=dict)
 
 
 class _Arrivals:
@@ -133,7 +119,8 @@ async def flow(
     found = Flow()
     share = pace.window * len(readers)
     before = 0
-    start = deadline = clock = own_clock = 0.0
+    start = deadline = 0.0
+    clock = CpuClock(system.pid)
     async with anyio.create_task_group() as tasks:
         for reader in readers:
             tasks.start_soon(reader, pace.window, arrivals.seat())
@@ -143,7 +130,7 @@ async def flow(
                     break
                 before = found.due
                 arrivals.latencies.clear()
-                clock, own_clock = cpu_seconds(system.pid), process_time()
+                clock = CpuClock(system.pid)
                 start = perf_counter()
                 deadline = start + budget.seconds
             elif number > pace.warm_up and (
@@ -156,15 +143,14 @@ async def flow(
             found.due += share
             if not await arrivals.wait_for(found.due - pace.slack * share):
                 break
-        found.is_complete = await arrivals.wait_for(found.due) and start > 0
-        found.seconds = perf_counter() - start
-        found.server_seconds = cpu_seconds(system.pid) - clock
-        found.client_seconds = process_time() - own_clock
-        found.counted = arrivals.count - before
+        if await arrivals.wait_for(found.due) and start:
+            seconds = perf_counter() - start
+            counted = arrivals.count - before
+            found.values = {"rate": counted / seconds, **clock.each(counted)}
         tasks.cancel_scope.cancel()
     found.delivered = arrivals.count
     is_ordered = system.orders_channels or len({channel for channel, _ in windows[0]}) == 1
-    if found.is_complete and is_ordered and arrivals.wrong:
+    if found.values and is_ordered and arrivals.wrong:
         raise RuntimeError("other messages were delivered than were published")
     return found, arrivals.latencies
 
