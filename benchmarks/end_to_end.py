@@ -47,7 +47,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--idle-seconds", type=float, help=f"seconds that idling is watched ({_DEFAULT[3]})"
     )
-    parser.add_argument("--quick", action="store_true", help="one short round")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one short round, and no peers where nothing is compared with them",
+    )
     parser.add_argument(
         "--backend",
         nargs="+",
@@ -192,7 +196,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _leave)
     CORES.take(CORES.client)
     budget = Budget(options.count, options.seconds, options.idle_seconds)
-    plan = Plan(options.rounds, budget, options.backend)
+    plan = Plan(options.rounds, budget, options.backend, options.quick)
     with ExitStack() as stack:
         systems = start(options, stack, plan)
         about = environment(systems)

@@ -57,11 +57,13 @@ class Plan:
     :param rounds: of each workload at most
     :param budget: of one measurement
     :param loops: event loops; None for those that each workload wants
+    :param quick: leave the peers out where nothing is compared with them
     """
 
     rounds: int
     budget: Budget
     loops: Sequence[str] | None = None
+    quick: bool = False
     #: Why something is not in the table.
     left_out: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -91,9 +93,10 @@ class Plan:
         self, workload: Workload, systems: Sequence[System]
     ) -> Iterator[tuple[Entry, System]]:
         loops = self.loops or [loop for loop in workload.loops if is_installed(loop)]
+        is_alone = workload.is_ours or (self.quick and workload.is_absolute)
         for loop in loops or ["asyncio"]:
             for system in systems:
-                if loop in system.loops and (system.name == OURS or not workload.is_ours):
+                if loop in system.loops and (system.name == OURS or not is_alone):
                     yield Entry(system.name, loop), system
 
     def _measure(self, workload: Workload, entry: Entry, system: System) -> Outcome:

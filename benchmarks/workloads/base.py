@@ -90,6 +90,8 @@ class Workload(ABC):
     most_rounds: ClassVar[int] = 100
     #: Memory is measured in processes that have not done anything else before.
     is_fresh: ClassVar[bool] = False
+    #: Whether its targets are values and not ratios: a quick run leaves the peers out.
+    is_absolute: ClassVar[bool] = False
     #: Whether only the client of this package can do it.
     is_ours: ClassVar[bool] = False
 

@@ -52,6 +52,7 @@ class _Memory:
 
 class _Holding(Workload):
     is_fresh = True
+    is_absolute = True
     most_rounds = 3
 
     def __init__(self, loops: Sequence[str] = UVLOOP) -> None:
