@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 import time
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,6 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+#: Whether other processes' memory and processor time can be read.
+CAN_LOOK: Final = sys.platform == "linux"
 
 #: Seconds that a server may take to be there, and again to be gone.
 PATIENCE: Final = 10.0
@@ -113,36 +117,34 @@ def wait_for_answer(
 
 
 def cpu_seconds(pid: int) -> float:
-    """Give the processor time that a process has used, all threads together.
+    """Give the processor time that a process has used, all threads together. On Linux only.
 
-    By the clock that Linux has for each process (``clock_getcpuclockid(3)``): /proc/PID/stat has
-    the same in hundredths of a second, which is too coarse.
-
-    :raises OSError: where there is no such clock
+    By the clock that it has for each process (``clock_getcpuclockid(3)``): /proc/PID/stat has the
+    same in hundredths of a second, which is too coarse.
     """
     return time.clock_gettime(~pid << 3 | 2)
 
 
 class CpuClock:
-    """The processor time of a server and of this process, from its making on."""
+    """The processor time of a server and of this process, from its making on, where it is known."""
 
     def __init__(self, server: int) -> None:
         self._server = server
-        self._start = cpu_seconds(server), time.process_time()
+        self._start = self._now()
+
+    def _now(self) -> tuple[float, float]:
+        return cpu_seconds(self._server) if CAN_LOOK else 0.0, time.process_time()
 
     def each(self, count: int) -> dict[str, float]:
         """Give it as nanoseconds, divided by how many things were done."""
-        server, client = self._start
-        return {
-            "server_ns": (cpu_seconds(self._server) - server) / count * 1e9,
-            "client_ns": (time.process_time() - client) / count * 1e9,
-        }
+        if not CAN_LOOK:
+            return {}
+        passed = [now - start for now, start in zip(self._now(), self._start, strict=True)]
+        server, client = (seconds / count * 1e9 for seconds in passed)
+        return {"server_ns": server, "client_ns": client}
 
 
 def resident_bytes(pid: int) -> int:
-    """Give the memory that a process has for itself.
-
-    :raises OSError: if it cannot be read, as on other systems than Linux
-    """
+    """Give the memory that a process has for itself. On Linux only."""
     _, resident, shared, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
     return (resident - shared) * os.sysconf("SC_PAGE_SIZE")

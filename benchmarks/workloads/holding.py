@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, ClassVar, Final
 import anyio
 
 from ..loads import Load
-from ..processes import cpu_seconds, resident_bytes
+from ..processes import CAN_LOOK, cpu_seconds, resident_bytes
+from ..systems.base import CannotDo
 from .base import UVLOOP, Budget, Outcome, Workload
 from .windows import Pace, flow, make_windows
 
@@ -60,6 +61,11 @@ class _Holding(Workload):
 
     def __str__(self) -> str:
         return self.name
+
+    async def measure(self, system: System, budget: Budget) -> Outcome:
+        if not CAN_LOOK:
+            raise CannotDo("memory and CPU of other processes are known on Linux only")
+        return await super().measure(system, budget)
 
 
 class Subscribing(_Holding):
