@@ -95,9 +95,11 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=NEWEST)
 def bench(session: nox.Session) -> None:
-    """Measure the speed, beside Redis where it is installed."""
+    """Measure the speed, beside Redis and NATS where they are installed: -- --quick."""
     session.install(".", *nox.project.dependency_groups(PROJECT, "bench"))
-    session.run("python", "-m", "benchmarks.core", *session.posargs)
+    quick = ["--quick"] if "--quick" in session.posargs else []
+    session.run("python", "-m", "benchmarks.count")
+    session.run("python", "-m", "benchmarks.core", *quick)
     session.run("python", "-m", "benchmarks.end_to_end", *session.posargs)
 
 

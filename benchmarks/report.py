@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -46,3 +48,25 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+def amount(value: float, unit: str) -> str:
+    """Write a value with its unit."""
+    for small, large in (("ns", "us"), ("us", "ms")):
+        if unit == small and value >= 10_000:
+            value, unit = value / 1_000, large
+    digits = 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:,.{digits}f} {unit}"
+
+
+def processor() -> str:
+    """Give the processor's name, as far as it can be found out."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from .hyps_hub import HypsHub
+from .nats_server import NatsServer
 from .redis_server import RedisServer
 
 if TYPE_CHECKING:
     from .base import System
 
-SYSTEMS: Final[tuple[type[System], ...]] = (HypsHub, RedisServer)
+SYSTEMS: Final[tuple[type[System], ...]] = (HypsHub, RedisServer, NatsServer)
 
 #: The system that is compared with the best of the others.
 OURS: Final = HypsHub.name

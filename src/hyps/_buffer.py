@@ -6,11 +6,11 @@ gap stands where the message would have, relative to its channel.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from .protocol import Gap, GapReason, Run, encode
+from .protocol import Gap, GapReason, Message, Run, encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,8 @@ class _Gaps:
     __slots__ = ("_gaps",)
 
     def __init__(self) -> None:
-        self._gaps: dict[tuple[str, GapReason, bool], _Missed] = {}
+        # Ordered, as a dict gets slower to take from the front of with each that was taken.
+        self._gaps: OrderedDict[tuple[str, GapReason, bool], _Missed] = OrderedDict()
 
     def __bool__(self) -> bool:
         return bool(self._gaps)
@@ -56,7 +57,7 @@ class _Gaps:
             self.add(gap.channel, gap.missed, gap.reason)
 
     def take(self) -> Gap:
-        return self._gaps.pop(next(iter(self._gaps))).as_gap()
+        return self._gaps.popitem(last=False)[1].as_gap()
 
 
 class Buffer:
@@ -80,8 +81,8 @@ class Buffer:
         #: may be messages alone or gaps too.
         self.ready: Iterator[Any] = iter(())
         self._ready_size = 0
-        # By channel, the gaps in the queue that no message of the channel is behind.
-        self._open: dict[str, _Missed] = {}
+        # By channel and reason, the gaps in the queue that no message of the channel is behind.
+        self._open: dict[str, dict[GapReason, _Missed]] = {}
         #: Set when the policy is to end at a message that there is no room for.
         self.is_closed = False
 
@@ -97,13 +98,17 @@ class Buffer:
         :return: how many messages are missed for it, these or others
         """
         # Per run and subscription.
-        unread = length_hint(self.ready)
+        unread = self._unread()
         count = self._count + unread
         size = self._size + self._ready_size if unread else self._size
         if count + run.count > self._max_messages or size + len(run.records) > self._max_bytes:
             return self._put_what_fits(run, count, size)
         self._append(run)
         return 0
+
+    def _unread(self) -> int:
+        """Count the messages of the run that is being read."""
+        return length_hint(self.ready)
 
     def _append(self, run: Run) -> None:
         if self._open:
@@ -124,13 +129,21 @@ class Buffer:
         return run.count - room
 
     def put_gap(self, channel: str, missed: int | None, reason: GapReason) -> None:
-        """Put a gap, or add to the one that it would follow at once."""
-        last = self._open.get(channel)
-        if last is not None and last.reason == reason:
-            last.missed = _add(last.missed, missed)
+        """Put a gap, or add to one of its reason that no message of the channel is behind."""
+        gaps = self._open.setdefault(channel, {})
+        if reason in gaps:
+            gaps[reason].missed = _add(gaps[reason].missed, missed)
         else:
-            self._open[channel] = gap = _Missed(channel, missed, reason)
+            gaps[reason] = gap = _Missed(channel, missed, reason)
             self._items.append(gap)
+
+    def _close(self, gap: _Missed) -> None:
+        """Let a gap grow no more: it has left the queue."""
+        gaps = self._open.get(gap.channel)
+        if gaps is not None and gaps.get(gap.reason) is gap:
+            del gaps[gap.reason]
+            if not gaps:
+                del self._open[gap.channel]
 
     # Reading
 
@@ -138,17 +151,21 @@ class Buffer:
         """Take the next item."""
         item = self._items.popleft()
         if isinstance(item, _Missed):
-            if self._open.get(item.channel) is item:
-                del self._open[item.channel]
+            self._close(item)
             return item.as_gap()
         self._count -= item.count
         self._size -= len(item.records)
         return item
 
-    def begin(self, run: Run) -> None:
-        """Make a run that was taken the one that is read; until it is read it counts."""
-        self.ready = iter(run.messages)
-        self._ready_size = len(run.records)
+    def take_one(self) -> Message | Gap:
+        """Take the next message or gap. Of a message's run the others are ``ready`` then."""
+        item = self.take()
+        if isinstance(item, Gap):
+            return item
+        # Until it is read it counts.
+        self._ready_size = len(item.records)
+        self.ready = messages = iter(item.messages)
+        return next(messages)
 
 
 class _DropOldest(Buffer):
@@ -157,26 +174,51 @@ class _DropOldest(Buffer):
     def __init__(self, max_messages: int, max_bytes: int) -> None:
         super().__init__(max_messages, max_bytes)
         self._front = _Gaps()
+        # What is left of the run that was being read when there was no room, of which gaps may be
+        # in front now. It is in either this or `ready`.
+        self._rest: Iterator[Message] = iter(())
 
     def __bool__(self) -> bool:
-        return bool(self._front or self._items)
+        return bool(self._front or self._items) or length_hint(self._rest) > 0
+
+    def _unread(self) -> int:
+        return length_hint(self.ready) + length_hint(self._rest)
 
     def _put_what_fits(self, run: Run, count: int, size: int) -> int:
+        if length_hint(self.ready):
+            self._rest, self.ready = self.ready, iter(())
         self._append(run)
-        self._take_back()
-        return self._drop()
+        return self._drop_rest() + self._drop()
+
+    def _drop_rest(self) -> int:
+        """Drop messages of the run that was being read, as long as something is over a bound."""
+        dropped = 0
+        left = length_hint(self._rest)
+        while left and (
+            self._count + left > self._max_messages
+            or self._size + self._ready_size > self._max_bytes
+        ):
+            message = next(self._rest)
+            self._ready_size -= len(message.data)
+            self._front.add(message.channel, 1, "client")
+            dropped += 1
+            left -= 1
+        if not left:
+            self._ready_size = 0
+        return dropped
 
     def _drop(self) -> int:
-        """Drop from the front until what is left is within bounds, or one message."""
+        """Drop from the queue until what is left is within bounds, or one message."""
         dropped = 0
-        while self._count > 1:
+        # Not while anything older is left.
+        while self._count > 1 and not length_hint(self._rest):
             over = self._count - self._max_messages
             over_size = self._size - self._max_bytes
             if over <= 0 and over_size <= 0:
                 break
             item = self._items.popleft()
             if isinstance(item, _Missed):
-                self._open.pop(item.channel, None)
+                self._close(item)
                 self._front.add(item.channel, item.missed, item.reason)
                 continue
             self._count -= item.count
@@ -190,13 +232,6 @@ class _DropOldest(Buffer):
             dropped += skipped
         return dropped
 
-    def _take_back(self) -> None:
-        """Queue again what is left of the run that is being read: a gap may come before it."""
-        messages = list(self.ready)
-        if messages:
-            records = b"".join([encode(message.channel, message.data) for message in messages])
-            self._put_back(Run(messages[0].channel, records, len(messages)))
-
     def _put_back(self, run: Run) -> None:
         self._items.appendleft(run)
         self._count += run.count
@@ -205,7 +240,18 @@ class _DropOldest(Buffer):
     def take(self) -> Run | Gap:
         if self._front:
             return self._front.take()
+        rest = list(self._rest)
+        if rest:
+            records = b"".join([encode(message.channel, message.data) for message in rest])
+            return Run(rest[0].channel, records, len(rest))
         return super().take()
+
+    def take_one(self) -> Message | Gap:
+        if not self._front and length_hint(self._rest):
+            rest = self.ready = self._rest
+            self._rest = iter(())
+            return next(rest)
+        return super().take_one()
 
 
 class _Slot:
@@ -218,13 +264,11 @@ class _Slot:
         self.before = _Gaps()
         self.after = _Gaps()
 
-    def drop(self, channel: str) -> None:
-        """Turn the message into a gap."""
-        if self.run is not None:
-            self.run = None
-            self.before.add(channel, 1, "client")
-        self.before.add_all(self.after)
-        self.after = _Gaps()
+    def settle(self) -> None:
+        """Let the gaps behind the message be before the next one: there is none now."""
+        if self.after:
+            self.before.add_all(self.after)
+            self.after = _Gaps()
 
 
 class _Latest(Buffer):
@@ -232,8 +276,10 @@ class _Latest(Buffer):
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
         super().__init__(max_messages, max_bytes)
-        # In the order in which the newest messages came.
-        self._slots: dict[str, _Slot] = {}
+        # In the order in which the newest messages came: what there is of each channel, and those
+        # of them that have a message. Ordered dicts, as both are taken from the front of.
+        self._slots: OrderedDict[str, _Slot] = OrderedDict()
+        self._full: OrderedDict[str, _Slot] = OrderedDict()
 
     def __bool__(self) -> bool:
         return bool(self._slots)
@@ -241,37 +287,37 @@ class _Latest(Buffer):
     def put(self, run: Run) -> int:
         channel = run.channel
         slot = self._slots.pop(channel, None) or _Slot()
-        missed = self._drop(slot, channel)
+        missed = self._drop(channel, slot) if slot.run is not None else 0
+        slot.settle()
         if run.count > 1:
             missed += run.count - 1
             slot.before.add(channel, run.count - 1, "client")
             run = run.split(run.count - 1)[1]
         slot.run = run
-        self._slots[channel] = slot
+        self._slots[channel] = self._full[channel] = slot
         self._count += 1
         self._size += len(run.records)
-        if self._count > self._max_messages or self._size > self._max_bytes:
-            missed += self._drop_oldest()
+        while self._count > 1 and (
+            self._count > self._max_messages or self._size > self._max_bytes
+        ):
+            missed += self._drop(*next(iter(self._full.items())))
         return missed
 
-    def _drop(self, slot: _Slot, channel: str) -> int:
-        run = slot.run
-        slot.drop(channel)
-        if run is None:
-            return 0
-        self._count -= 1
-        self._size -= len(run.records)
+    def _drop(self, channel: str, slot: _Slot) -> int:
+        """Turn a slot's message into a gap."""
+        self._forget(channel, slot)
+        slot.before.add(channel, 1, "client")
+        slot.settle()
         return 1
 
-    def _drop_oldest(self) -> int:
-        dropped = 0
-        for channel, slot in self._slots.items():
-            if self._count == 1 or (
-                self._count <= self._max_messages and self._size <= self._max_bytes
-            ):
-                break
-            dropped += self._drop(slot, channel)
-        return dropped
+    def _forget(self, channel: str, slot: _Slot) -> Run:
+        run = slot.run
+        assert run is not None
+        slot.run = None
+        del self._full[channel]
+        self._count -= 1
+        self._size -= len(run.records)
+        return run
 
     def put_gap(self, channel: str, missed: int | None, reason: GapReason) -> None:
         slot = self._slots.setdefault(channel, _Slot())
@@ -284,11 +330,8 @@ class _Latest(Buffer):
         if slot.before or slot.run is None:
             item = slot.before.take()
         else:
-            item = slot.run
-            self._count -= 1
-            self._size -= len(item.records)
-            slot.run = None
-            slot.before, slot.after = slot.after, slot.before
+            item = self._forget(channel, slot)
+            slot.settle()
         if not slot.before and slot.run is None:
             del self._slots[channel]
         return item

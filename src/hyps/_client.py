@@ -67,7 +67,7 @@ class Client:
         self._url = name_of(addresses)
         limits = limits or Limits()
         # Made for what it raises: a token that cannot be sent is the caller's error, and now.
-        ClientProtocol(token=token, wire=make_wire(addresses[0], limits))
+        ClientProtocol(token=token, wire=make_wire(addresses[0], limits)).data_to_send()
         if ssl_context is not None and not getattr(addresses[0], "tls", False):
             raise ValueError(f"an ssl_context is for hypss:// and https://, not for {self._url}")
         if when_disconnected not in ("wait", "raise"):
@@ -128,7 +128,10 @@ class Client:
         :raises ConnectionLost: if the client is shut down meanwhile
         """
         connection = self._connection
-        if connection is None or connection.is_over:
+        if connection is not None and not connection.is_over:
+            connection.check_thread()
+        else:
+            self._status.begin()
             connection = self._connection = Connection(self._settings, self._status)
             connection.start()
         await connection.wait_open()
@@ -138,13 +141,16 @@ class Client:
 
         It takes ``limits.close_timeout`` at most, and goes on when the caller is cancelled.
         """
+        connection = self._connection
         try:
-            if self._connection is not None:
-                await self._connection.close()
+            if connection is not None:
+                await connection.close()
             else:
                 await checkpoint()
         finally:
-            self._status.end()
+            # Unless another task has connected it anew meanwhile.
+            if self._connection is connection:
+                self._status.end()
 
     async def aclose(self) -> None:
         """Do what :meth:`shutdown` does."""
@@ -171,6 +177,7 @@ class Client:
     def _get_connection(self) -> Connection:
         if self._connection is None:
             raise ConnectionLost("the client is not connected: enter it, or await its connect()")
+        self._connection.check_thread()
         return self._connection
 
     # Operations
@@ -222,6 +229,9 @@ class Client:
         error: Exception | None = None
         try:
             while not batches.failed:
+                if not batches.are_on(connection.open_link):
+                    # What came before is answered first, and may be a reason to go no further.
+                    await batches.wait()
                 link = await connection.get_link()
                 if link.is_full and not await link.wait_for_room():
                     continue
@@ -274,7 +284,8 @@ class Client:
 
         :raises HypsError: the first error among the operations that nobody awaited, since the
             last call; :class:`ConnectionLost` if they were lost with their connection
-        :raises ConnectionLost: if there is no connection, or it was lost meanwhile
+        :raises ConnectionLost: if the connection is lost meanwhile, or there is none and none to
+            wait for
         """
         connection = self._get_connection()
         error: HypsError | None = None
@@ -310,6 +321,16 @@ class Client:
         max_messages: int = DEFAULT_MAX_MESSAGES,
         max_bytes: int = DEFAULT_MAX_BYTES,
     ) -> Subscription[Message | Gap]: ...
+
+    @overload
+    def subscribe(
+        self,
+        *channels: str,
+        gaps: bool,
+        overflow: Overflow = "drop_newest",
+        max_messages: int = DEFAULT_MAX_MESSAGES,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+    ) -> Subscription[Message] | Subscription[Message | Gap]: ...
 
     def subscribe(
         self,
@@ -363,18 +384,20 @@ def connect(
     however long it takes, and the channels of all subscriptions with it.
 
     :param url: ``hyps://host:port``, ``hypss://host:port`` (TLS), ``hyps+unix:///path`` or
-        ``memory://name``; if there is none, the environment's ``HYPS_URL``, or else
+        ``memory://name``; over HTTP/2, for a hub of Hyps for Nim, ``http://host:port`` or
+        ``https://host:port``; if there is none, the environment's ``HYPS_URL``, or else
         ``hyps://127.0.0.1:8787``. Several hosts, ``hyps://host:port,host:port``, are tried in this
         order at each connecting; hubs know nothing of each other, so give all clients the same.
     :param token: what the hub knows the client by, if it asks; if there is none, the environment's
         ``HYPS_TOKEN``
-    :param ssl_context: for TLS; None trusts whom the system trusts
+    :param ssl_context: for TLS; None trusts whom the system trusts. For ``https`` it must ask for
+        HTTP/2: ``ssl_context.set_alpn_protocols(["h2"])``.
     :param when_disconnected: what operations do that are begun while the client is connecting
         again: ``"wait"``, or ``"raise"`` :class:`ConnectionLost`
     :param reconnect_max_delay: seconds to wait before connecting again, at most. The first wait is
         up to 0.1 seconds, each further one up to twice as long, at random.
     :param limits: the client's own bounds
-    :raises InvalidURL: if Hyps cannot connect to such a URL
+    :raises InvalidURL: if Hyps cannot connect to such a URL, or not without the extra ``http2``
     :raises ValueError: if an argument is none of these, the token cannot be sent, or there is an
         ``ssl_context`` without TLS
     """

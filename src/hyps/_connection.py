@@ -11,9 +11,11 @@ all channels are subscribed in one batch, and when that is answered the connecti
 from __future__ import annotations
 
 import logging
+import math
 import random
 from dataclasses import dataclass
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -55,6 +57,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hyps.client")
 
+#: Seconds that a connection must have been open, to count as a success.
+_STABLE_TIME: Final = 1.0
+
+#: Channels that a hub restores in a second, at the very least.
+_RESTORES_PER_SECOND: Final = 10_000
+
 #: Seconds that the first wait before connecting again takes at most; each further one takes up to
 #: twice as long. A hub that restarts is back in some tenths of a second.
 _FIRST_DELAY: Final = 0.1
@@ -90,6 +98,7 @@ class Connection:
     def __init__(self, settings: Settings, status: Status) -> None:
         self._settings = settings
         self._status = status
+        self._thread = get_ident()
         #: Makes what one task waits for.
         self.new_waiter = waiter_type()
         self._scope = anyio.CancelScope()
@@ -99,6 +108,7 @@ class Connection:
         # Calls that wait for it to open, and whether one has seen it open.
         self._openers = 0
         self._is_taken = False
+        self._is_closing = False
         #: Why nothing new can be begun ever again.
         self.over: ErrorFactory | None = None
         # Why it was lost when it had been open the last time.
@@ -121,6 +131,9 @@ class Connection:
         # The operation that restores the channels on it.
         self._restoring = 0
         self._refusals: list[HypsError] = []
+        # Ends a link that does not open in time.
+        self._patience = anyio.CancelScope()
+        self._opened_at = math.inf
         self._failures = 0
         self._reconnect_after = 0.0
 
@@ -130,6 +143,14 @@ class Connection:
     def is_open(self) -> bool:
         """Whether something new can be begun."""
         return self.open_link is not None
+
+    def check_thread(self) -> None:
+        """Raise if this is not the thread of the connection's event loop: nobody would be woken."""
+        if get_ident() != self._thread:
+            raise RuntimeError(
+                "a client is for the event loop in which it was connected; "
+                "from a thread: anyio.from_thread.run(client.publish, channel, data)"
+            )
 
     @property
     def is_over(self) -> bool:
@@ -171,6 +192,7 @@ class Connection:
     def close_nowait(self) -> None:
         """Send what is queued, end every iteration, and close, all in bounded time."""
         self._routes.end(None)
+        self._is_closing = True
         self._end(partial(ConnectionLost, "the client was shut down"))
         if self.link is not None and self.link.protocol.state is not State.OPENING:
             self.link.close()
@@ -187,6 +209,8 @@ class Connection:
                     await self._try_hosts()
                     if self.over is None:
                         await anyio.sleep(self._next_delay())
+            if self._was_open and self.over is not None and not self._is_closing:
+                logger.error("%s; not connecting again", self.over())
         except Exception as caught:
             # A defect of this client. Users see what it means for them.
             error = partial(self._loss, f"internal error: {caught!r}")
@@ -218,16 +242,26 @@ class Connection:
         self._url = str(address)
         self._why = None
         self._has_opened = self._is_dropped = False
+        self._opened_at = math.inf
         error = partial(self._loss, f"the connection to {address} has ended")
+        patience = anyio.move_on_after(self._settings.limits.hello_timeout)
         try:
-            async with dial(address, self._settings.ssl_context) as stream:
-                self.link = Link(stream, partial(self._make_protocol, address), self.unheard)
-                broken = await self.link.run(self._on_event, self._on_violation)
-            if broken is not None:
-                error = partial(self._loss, f"the connection to {address} broke: {broken}")
+            with patience as self._patience:
+                async with dial(address, self._settings.ssl_context) as stream:
+                    # For its first frame the protocol object waits as long.
+                    patience.deadline = math.inf
+                    self.link = Link(stream, partial(self._make_protocol, address), self.unheard)
+                    broken = await self.link.run(self._on_event, self._on_violation)
+                if broken is not None:
+                    why = str(broken) or "it was reset"
+                    error = partial(self._loss, f"the connection to {address} broke: {why}")
+            if patience.cancelled_caught:
+                error = partial(self._loss, f"no hub at {address}: no answer in time")
         except HypsError as caught:
             error = partial(type(caught), str(caught))
         finally:
+            if anyio.current_time() - self._opened_at >= _STABLE_TIME:
+                self._failures = 0
             self._drop(error)
             self._losses.write(self._hub)
             self.link = None
@@ -254,7 +288,8 @@ class Connection:
         if self._why is not None:
             return
         self.open_link = link
-        self._failures = 0
+        self._patience.deadline = math.inf
+        self._opened_at = anyio.current_time()
         self._losses.write(self._hub)
         if self._was_open:
             logger.info("connected to %s again", self._hub)
@@ -300,10 +335,13 @@ class Connection:
         if self.over is not None:
             return
         self.over = error
+        was_lost = self.open_link is None
         self._lose(error)
         self._decided.set()
         self._routes.end(error)
         if self._was_open:
+            if was_lost and not self._is_closing:
+                self._status.post(Disconnected(self._url, str(error())))
             self._status.end()
 
     # Events
@@ -344,6 +382,9 @@ class Connection:
         self._restoring = link.begun(operation)
         if operation is None:
             self._open(link)
+        else:
+            seconds = self._settings.limits.hello_timeout + len(self._routes) / _RESTORES_PER_SECOND
+            self._patience.deadline = anyio.current_time() + seconds
 
     def _on_restored(self) -> None:
         assert self.link is not None
@@ -371,6 +412,8 @@ class Connection:
     def _on_violation(self, error: RemoteProtocolError) -> None:
         if self._was_open:
             self._drop(partial(ConnectionLost, f"{self._hub}: {error}"))
+        elif error.code == ErrorCode.TIMEOUT:
+            self._drop(partial(ConnectionRefused, f"{self._hub} does not answer"))
         else:
             self._drop(partial(ConnectionRefused, f"{self._url} does not speak Hyps: {error}"))
 

@@ -264,6 +264,10 @@ class Batches:
         """Whether one is an error. The next one that is due: those behind it come after it."""
         return bool(self._answers) and self._answers[0].error is not None
 
+    def are_on(self, link: Link | None) -> bool:
+        """Whether they are all on this link, or there are none."""
+        return self._link is link or not self._answers
+
     def append(self, link: Link, answer: Answer) -> None:
         answers = self._answers
         answers.append(answer)

@@ -39,7 +39,12 @@ def _describe(gaps: list[int | None]) -> str:
     known = [missed for missed in gaps if missed is not None]
     parts = []
     if known:
-        parts.append(f"{sum(known)} messages in {len(known)} channels")
+        parts.append(f"{_number(sum(known), 'message')} in {_number(len(known), 'channel')}")
     if len(gaps) > len(known):
-        parts.append(f"an unknown number of messages in {len(gaps) - len(known)} channels")
+        channels = _number(len(gaps) - len(known), "channel")
+        parts.append(f"an unknown number of messages in {channels}")
     return " and ".join(parts)
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

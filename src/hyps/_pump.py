@@ -198,7 +198,7 @@ class Pump(Generic[_Endpoint]):
                 self._on_violation(error)
                 self._on_violation = None
         state = self.protocol.state
-        if state is State.CLOSED:
+        if state in (State.CLOSED, State.DRAINING):
             self._linger()
         elif self._is_opening and state is not State.OPENING:
             # What the clock sleeps for is the time to open.

@@ -121,6 +121,11 @@ class Routes:
 
         :return: what to wait for, and the id of the operation that was begun for it, if any
         """
+        channels = list(channels)
+        for channel in channels:
+            if not isinstance(channel, str):
+                kind = type(channel).__name__
+                raise TypeError(f"a channel must be a str, not {kind}: subscribe(*channels)")
         names = dict.fromkeys(channels)
         unknown = [name for name in names if name not in self._routes]
         operation = protocol.subscribe(unknown)

@@ -50,7 +50,8 @@ class Server(anyio.AsyncContextManagerMixin):
     :param port: 0 for one that is free, see :attr:`urls`
     :param uds: path of a Unix socket to listen at, instead of host and port
     :param token: what clients must know; None lets everybody in
-    :param ssl_context: for TLS, with the hub's certificate
+    :param ssl_context: for TLS, with the hub's certificate. For clients over HTTP/2 it must offer
+        that: ``ssl_context.set_alpn_protocols(["h2"])``.
     :param limits: the bounds of the hub
     :raises CannotListen: on entering, if the address is in use or is not of this machine
     """
@@ -317,7 +318,7 @@ async def serve(
     :param port: 0 for one that is free
     :param uds: path of a Unix socket to listen at, instead of host and port
     :param token: what clients must know; None lets everybody in
-    :param ssl_context: for TLS, with the hub's certificate
+    :param ssl_context: for TLS, see :class:`Server`
     :param limits: the bounds of the hub
     :param task_status: for ``task_group.start()``, which returns the :class:`Server`
     :raises CannotListen: if the address is in use or is not of this machine

@@ -66,7 +66,7 @@ class ConnectionEvents:
         self._waiters: list[Waiter] = []
         if status.current is not None:
             self._events.append(status.current)
-        self._is_ended = False
+        self._is_ended = status.is_over
         status.watchers.add(self)
 
     def __aiter__(self) -> ConnectionEvents:
@@ -104,6 +104,8 @@ class Status:
     def __init__(self) -> None:
         #: The last event, if it still says how things are.
         self.current: ConnectionEvent | None = None
+        #: Whether nothing more is to come, unless the client is connected anew.
+        self.is_over = False
         #: Weak: a watcher that nobody reads any more needs not be told.
         self.watchers: WeakSet[ConnectionEvents] = WeakSet()
 
@@ -112,8 +114,13 @@ class Status:
         for watcher in list(self.watchers):
             watcher.take(event)
 
+    def begin(self) -> None:
+        """Take it that the client is being connected, for the first time or anew."""
+        self.is_over = False
+
     def end(self) -> None:
         """End every iteration."""
+        self.is_over = True
         self.current = None
         for watcher in list(self.watchers):
             watcher.take(None)

@@ -33,6 +33,9 @@ logger = logging.getLogger("hyps.client")
 #: Runs that a reader takes from its buffer before it lets other tasks run.
 _RUNS_PER_PASS: Final = 64
 
+#: Messages missed in one go after which the log is told before it is over; then ten times as many.
+_TELL_AT: Final = 100
+
 #: What a subscription yields: messages, or with ``gaps=True`` messages and gaps.
 Item = TypeVar("Item", bound=Message | Gap, covariant=True, default=Message)
 
@@ -85,6 +88,8 @@ class Subscription(Generic[Item]):
         self._missed_unknown = False
         # Messages that the buffer had no room for, and that no log tells of yet.
         self._episode = 0
+        self._episode_of: list[str] = []
+        self._tell_at = _TELL_AT
         self._is_ended = False
         self._error: Callable[[], HypsError] | None = None
 
@@ -115,7 +120,8 @@ class Subscription(Generic[Item]):
         self.end(None)
 
     def __repr__(self) -> str:
-        return f"<hyps.Subscription, channels: {len(self.held)}, missed: {self._missed}>"
+        unknown = " and an unknown number" if self._missed_unknown else ""
+        return f"<hyps.Subscription, channels: {len(self.held)}, missed: {self._missed}{unknown}>"
 
     def __await__(self) -> Generator[Any, Any, NoReturn]:
         raise TypeError("a subscription is entered: async with client.subscribe(...) as name:")
@@ -152,6 +158,7 @@ class Subscription(Generic[Item]):
     def _entered(self) -> Connection:
         if self._connection is None:
             raise RuntimeError("enter the subscription first: async with ... as name:")
+        self._connection.check_thread()
         self.check_open()
         return self._connection
 
@@ -283,13 +290,9 @@ class Subscription(Generic[Item]):
         buffer = self._buffer
         item: Any
         while buffer:
-            item = buffer.take()
-            if not isinstance(item, Gap):
-                buffer.begin(item)
-                item = next(buffer.ready)
-            elif not self._yields_gaps:
-                continue
-            return item  # type: ignore[no-any-return]
+            item = buffer.take_one()
+            if self._yields_gaps or not isinstance(item, Gap):
+                return item  # type: ignore[no-any-return]
         return None
 
     async def _let_others_run(self) -> None:
@@ -307,6 +310,7 @@ class Subscription(Generic[Item]):
         """Wait for something to take; False if there will be nothing more."""
         if self._connection is None:
             raise RuntimeError("enter the subscription first: async with ... as name:")
+        self._connection.check_thread()
         if self._is_ended:
             await checkpoint()
             return False
@@ -332,8 +336,14 @@ class Subscription(Generic[Item]):
         # Per run and subscription.
         missed = self._buffer.put(run)
         if missed:
+            if not self._episode:
+                self._episode_of = sorted(self.held)[:3] if self._logs_overflow else []
             self._missed += missed
             self._episode += missed
+            if self._episode >= self._tell_at:
+                # Nobody may be reading any more.
+                self._tell_at = 10 * self._episode
+                self._tell_episode(" so far")
         elif self._episode:
             self._log_episode()
         if self._reader is not None:
@@ -355,14 +365,18 @@ class Subscription(Generic[Item]):
         self._missed_unknown = True
 
     def _log_episode(self) -> None:
-        if self._logs_overflow:
-            channels = ", ".join(sorted(self.held)[:3]) or "none any more"
-            logger.warning(
-                "the buffer of a subscription was full: messages missed: %d (channels: %s)",
-                self._episode,
-                channels,
-            )
+        self._tell_episode()
         self._episode = 0
+        self._tell_at = _TELL_AT
+
+    def _tell_episode(self, so_far: str = "") -> None:
+        if self._logs_overflow:
+            logger.warning(
+                "the buffer of a subscription was full: messages missed: %d%s (channels: %s)",
+                self._episode,
+                so_far,
+                ", ".join(self._episode_of),
+            )
 
     def end(self, error: Callable[[], HypsError] | None) -> None:
         """End the iteration when the buffer is empty, with an error or without."""

@@ -93,6 +93,10 @@ def parse_url(url: str) -> tuple[Address, ...]:
     :return: the address of each host, in order; at least one
     :raises InvalidURL: if Hyps cannot connect to it
     """
+    if not isinstance(url, str):
+        raise TypeError(f"a URL must be a str, not {type(url).__name__}")
+    if url != "".join(url.split()):
+        raise InvalidURL(f"bad URL {url!r}: it has blanks in it")
     scheme, _, rest = url.partition("://")
     if scheme.lower() in _TCP_SCHEMES:
         return tuple([_parse_tcp(url, scheme.lower(), host) for host in rest.split(",")])
@@ -104,6 +108,8 @@ def parse_url(url: str) -> tuple[Address, ...]:
             return (UnixAddress(unquote(parts.path)),)
         case "memory":
             return (MemoryAddress(_memory_name(url, parts)),)
+    if not url:
+        raise InvalidURL("the URL is empty")
     if not url.partition("://")[1]:
         raise InvalidURL(f"bad URL {url!r}: no scheme, perhaps hyps://{url} is meant?")
     raise InvalidURL(
@@ -161,7 +167,7 @@ def make_wire(address: Address, limits: Limits) -> Wire | None:
 async def dial(
     address: Address, ssl_context: ssl.SSLContext | None = None
 ) -> AsyncIterator[ByteStream]:
-    """Connect.
+    """Connect. How long that may take is for the caller to say.
 
     :param ssl_context: for TLS; None trusts whom the system trusts
     :raises ConnectionRefused: if there is nobody

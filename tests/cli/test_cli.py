@@ -343,7 +343,7 @@ def test_wrong_usage(arguments: tuple[str, ...]) -> None:
 
 def test_help_and_version() -> None:
     assert run("--version") == (0, f"hyps {hyps.__version__}\n", "")
-    for command in ("serve", "sub", "pub", "demo"):
+    for command in ("serve", "sub", "pub", "bench", "demo"):
         code, out, _ = run(command, "--help")
         assert code == 0
         assert "Usage: hyps" in out

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 #: Seconds in which what must happen happens. A bound for failures only: nothing waits so long.
 PATIENCE: Final = 10
 
-TRANSPORTS: Final = ("tcp", "unix", "memory")
+TRANSPORTS: Final = ("tcp", "unix", "memory", "http")
+
+#: What clients may speak over TCP.
+SCHEMES: Final = ("hyps", "http")
 
 T = TypeVar("T")
 
@@ -95,8 +98,23 @@ async def hub_at(transport: str, folder: Path, **options: Any) -> AsyncIterator[
         yield f"memory://{folder.name}"
         return
     uds = folder / "hub.sock" if transport == "unix" else None
-    async with hyps.Server(port=0, uds=uds, **options) as server:
+    kind = Http2Server if transport == "http" else hyps.Server
+    async with kind(port=0, uds=uds, **options) as server:
         yield server.urls[0]
+
+
+class Http2Server(hyps.Server):
+    """A hub whose clients are told to speak HTTP/2."""
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        return tuple(url.replace("hyps", "http", 1) for url in super().urls)
+
+
+def holds(server: hyps.Server, channels: int) -> bool:
+    """Tell whether a hub holds so many channels; over HTTP/2 nobody tells it to let one go."""
+    found = server.broker.channels
+    return found >= channels if isinstance(server, Http2Server) else found == channels
 
 
 @asynccontextmanager

@@ -122,7 +122,7 @@ async def test_it_resets_at_once() -> None:
 
 
 async def test_it_never_answers() -> None:
-    limits = Limits(hello_timeout=0.02, close_timeout=0.02)
+    limits = Limits(hello_timeout=0.5, close_timeout=0.02)
     async with scripted_hub() as hub, anyio.create_task_group() as tasks:
         client = hyps.connect(hub.url, limits=limits)
         opening = begin(tasks, client.connect)

@@ -230,7 +230,7 @@ async def test_a_session_that_is_not_opened_in_time(
     caplog: pytest.LogCaptureFixture, data: bytes
 ) -> None:
     async with (
-        hyps.Server(port=0, limits=Limits(hello_timeout=0.02)) as server,
+        hyps.Server(port=0, limits=Limits(hello_timeout=0.3)) as server,
         healthy_neighbours(server),
         await connect_raw(server.urls[0]) as raw,
     ):

@@ -332,9 +332,11 @@ async def test_authentication_that_is_refused_is_final() -> None:
                 await subscription.receive()
             with pytest.raises(hyps.AuthenticationFailed, match="not any more"):
                 client.publish_nowait("a", b"")
-        # The iteration ends.
-        kinds = [type(event) async for event in events]
-        assert kinds == [Connected, Disconnected]
+        # The last event says why, and the iteration ends.
+        seen = [event async for event in events]
+        assert [type(event) for event in seen] == [Connected, Disconnected, Disconnected]
+        assert isinstance(seen[-1], Disconnected)
+        assert "not any more" in seen[-1].reason
 
 
 async def test_shut_down_while_it_connects_again() -> None:

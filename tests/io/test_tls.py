@@ -41,7 +41,7 @@ def client_context(authority: trustme.CA) -> ssl.SSLContext:
 
 @pytest.fixture
 async def tls_url(anyio_backend: object, hub_context: ssl.SSLContext) -> AsyncIterator[str]:
-    limits = hyps.Limits(hello_timeout=0.2)
+    limits = hyps.Limits(hello_timeout=0.5)
     async with hyps.Server(port=0, ssl_context=hub_context, limits=limits) as server:
         (url,) = server.urls
         assert url.startswith("hypss://")

@@ -457,6 +457,8 @@ class Subscriptions(RuleBasedStateMachine):
         assert not set(channels) & set[str]().union(*[r.subscription.held for r in self.readers])
         if channels and self.pair is not None and self.protocol.state is State.OPEN:
             self.protocol.unsubscribe(channels)
+            for name in channels:
+                self.let_in.pop(name, None)
 
     # What the model makes of it
 

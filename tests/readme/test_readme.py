@@ -31,7 +31,7 @@ def find_blocks() -> dict[str, list[str]]:
 
 
 BLOCKS = find_blocks()
-DEMO, TESTS, SERVE, SUB, PUB = BLOCKS["sh"]
+DEMO, TESTS, SERVE, SUB, PUB, BENCH = BLOCKS["sh"]
 
 
 def free_port() -> int:
@@ -93,6 +93,15 @@ def test_commands(env: dict[str, str]) -> None:
         output, _ = sub.communicate(timeout=TIMEOUT)
         assert output.splitlines() == ["news: hello", "news: from a pipe"]
         assert sub.returncode == 0
+
+
+def test_bench(env: dict[str, str]) -> None:
+    with started(SERVE, env, "listening at"):
+        done = subprocess.run(
+            ["bash", "-e", "-c", BENCH], env=env, capture_output=True, text=True, timeout=TIMEOUT
+        )
+    assert done.returncode == 0, done.stderr
+    assert "Delivered 40,000 of 40,000, missed 0" in done.stdout
 
 
 TEST_EXAMPLES = [code for code in BLOCKS["python"] if "pytest" in code]

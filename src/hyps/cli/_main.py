@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from .. import __version__
+from ._bench import bench
 from ._common import open_standard_files
 from ._demo import demo
 from ._pub import pub
@@ -17,11 +18,11 @@ from ._sub import sub
 def main() -> None:
     """Pub/sub in which many subscriptions share one connection.
 
-    "hyps serve" runs a hub; "hyps sub" and "hyps pub" talk to it; "hyps demo" shows all of it at
-    once.
+    "hyps serve" runs a hub; "hyps sub" and "hyps pub" talk to it, and "hyps bench" measures it;
+    "hyps demo" shows all of it at once.
     """
     open_standard_files()
 
 
-for command in (serve, sub, pub, demo):
+for command in (serve, sub, pub, bench, demo):
     main.add_command(command)

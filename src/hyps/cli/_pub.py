@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from functools import partial
@@ -37,6 +38,8 @@ def pub(channel: str, message: str, url: str, token: str | None, backend: str | 
     ACKed everything.
     """
     command = _Pub(url, token, channel, message)
+    # What it ends with says the same, and that the client connects again is no use here.
+    logging.getLogger("hyps.client").setLevel(logging.CRITICAL)
     try:
         run_client(command.run, backend)
     except click.ClickException as error:

@@ -47,6 +47,8 @@ def _make_ssl_context(cert: str | None, key: str | None) -> ssl.SSLContext | Non
         context.load_cert_chain(cert, key)
     except (OSError, ValueError) as error:
         raise ValueError(f"--cert: {error}") from None
+    # Clients over HTTP/2 want to be told that it is spoken here.
+    context.set_alpn_protocols(["h2"])
     return context
 
 
@@ -104,6 +106,8 @@ def serve(
         format="%(asctime)s %(levelname)s %(message)s",
     )
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    # It would log all headers, and so the token.
+    logging.getLogger("hpack").setLevel(logging.WARNING)
     try:
         ssl_context = _make_ssl_context(cert, key)
         server = Server(host, port, uds=uds, token=token, ssl_context=ssl_context, limits=limits)

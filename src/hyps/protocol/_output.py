@@ -153,8 +153,9 @@ class OutputQueue:
         self.items -= items
         self.leaving_items = items
         taken += self.wire.flush()
+        # What the wire holds back has not left.
         held = self.wire.held
-        self.queued += held - self._held
+        self._leaving -= held - self._held
         self._held = held
         self._idle = not taken
         return b"".join(taken)

@@ -147,6 +147,12 @@ class Broker:
         self._removals = 0
         self._generation = self._make_generation()
 
+    def __repr__(self) -> str:
+        return (
+            f"<hyps.protocol.Broker, sessions: {len(self.sessions)}, channels: {self.channels}, "
+            f"published: {self.published}, delivered: {self.delivered}, missed: {self.missed}>"
+        )
+
     @property
     def channels(self) -> int:
         """How many channels somebody holds."""

@@ -298,8 +298,8 @@ class ClientProtocol(Endpoint[_ClientOnly]):
     def close(self) -> None:
         """Begin nothing new, and finish what was begun. Harmless when closed.
 
-        Send what is queued, half-close when :attr:`eof_is_due`, and go on receiving: the answers
-        come before the hub closes.
+        Send what is queued, half-close when :attr:`eof_is_due`, and go on receiving, all in bounded
+        time: the answers come before the hub closes.
         """
         if self._state is State.OPEN:
             self._state = State.DRAINING
@@ -309,7 +309,10 @@ class ClientProtocol(Endpoint[_ClientOnly]):
 
     @property
     def eof_is_due(self) -> bool:
-        return self._state in (State.DRAINING, State.CLOSED) and not self._output
+        is_over = self._state is State.CLOSED or (
+            self._state is State.DRAINING and (self._wire.may_half_close or not self._operations)
+        )
+        return is_over and not self._output
 
     @property
     def is_finished(self) -> bool:
@@ -454,7 +457,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
                 self._on_position(
                     _Channel(channel.name, known_generation, known), generation, count, "reconnect"
                 )
-        elif name in self._channels:
+        elif name in self._channels and self.counts_losses:
             # Subscribed before; the answer says where it stands, which is known.
             self._on_position(self._channels[name], generation, count, "hub")
 
@@ -480,6 +483,8 @@ class ClientProtocol(Endpoint[_ClientOnly]):
             for name, stop, count in scan(body):
                 channel = channels.get(name)
                 if channel is not None:
+                    if channel.count > MAX_COUNT - count:
+                        raise RemoteProtocolError("MESSAGES: more than can be counted")
                     channel.count += count
                     runs.append(Run(channel.name, body[position:stop], count))
                 else:

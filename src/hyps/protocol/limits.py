@@ -62,8 +62,8 @@ class Limits:
         messages.
     :param max_kept: channels without subscribers that the hub goes on counting, so that a short
         disconnection is a gap of known size. Each costs about 450 bytes.
-    :param keep_time: seconds that it goes on, at least; at most twice as many. Clients are back
-        in seconds; who was away for minutes wants a fresh start and not a number.
+    :param keep_time: seconds that it goes on, at least; at most three times as many. Clients are
+        back in seconds; who was away for minutes wants a fresh start and not a number.
     :param max_sessions: sessions of one hub. Each takes a file descriptor, so the operating
         system's bound may be reached first.
     :param max_backlog: bytes that one client queues before ``publish()`` waits.

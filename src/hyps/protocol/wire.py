@@ -39,6 +39,8 @@ class Wire(ABC):
     answers_ping: bool = True
     #: Whether the peer may send before its greeting is answered.
     is_eager: bool = False
+    #: Whether the peer goes on to answer when this end has half-closed.
+    may_half_close: bool = True
     #: Whether each message that the hub drops is counted.
     counts_losses: bool = True
 

@@ -21,7 +21,8 @@ class FaultyClock:
     def __init__(self) -> None:
         self._ahead = 0.0
         self._frozen_at: float | None = None
-        self._moved = anyio.Event()
+        # Of those who sleep: an event each, as events are for one event loop.
+        self._sleepers: set[anyio.Event] = set()
 
     def now(self) -> float:
         if self._frozen_at is not None:
@@ -30,8 +31,13 @@ class FaultyClock:
 
     async def sleep_until(self, deadline: float) -> None:
         while (left := deadline - self.now()) > 0:
-            with anyio.move_on_after(math.inf if self._frozen_at is not None else left):
-                await self._moved.wait()
+            moved = anyio.Event()
+            self._sleepers.add(moved)
+            try:
+                with anyio.move_on_after(math.inf if self._frozen_at is not None else left):
+                    await moved.wait()
+            finally:
+                self._sleepers.discard(moved)
 
     def freeze(self) -> None:
         if self._frozen_at is None:
@@ -52,8 +58,8 @@ class FaultyClock:
         self._wake()
 
     def _wake(self) -> None:
-        moved, self._moved = self._moved, anyio.Event()
-        moved.set()
+        for moved in self._sleepers:
+            moved.set()
 
 
 class MemoryConnection:
@@ -67,6 +73,10 @@ class MemoryConnection:
         self.is_cut = False
         self.client_end = _FaultyStream(client, self, clock)
         self.hub_end = _FaultyStream(hub, self, clock)
+
+    @property
+    def is_stalled(self) -> bool:
+        return not self._flowing.is_set()
 
     def stall(self) -> None:
         """Hold what either end sends, as a network does that is down for a while."""
@@ -92,7 +102,7 @@ class MemoryConnection:
         while not self._flowing.is_set():
             await self._flowing.wait()
         if self.is_cut:
-            raise anyio.BrokenResourceError
+            raise anyio.BrokenResourceError("it was cut")
 
 
 class _FaultyStream(ByteStream):

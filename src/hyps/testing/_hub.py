@@ -151,5 +151,8 @@ class MemoryHub:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._server.handle, connection.hub_end)
                 yield connection.client_end
+                # The client has closed its end; a hub that is not to see that would wait here.
+                if connection.is_stalled:
+                    connection.cut()
         finally:
             del self._connections[connection]

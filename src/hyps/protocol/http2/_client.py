@@ -12,9 +12,9 @@ from .._json import Fields, dump
 from .._position import format_position
 from ..errors import ErrorCode, RemoteProtocolError
 from ..frames import Kind
-from ..limits import Limits
+from ..limits import MAX_REASON, Limits
 from ..records import pack, scan
-from ._common import Http2Wire, first
+from ._common import WINDOW, Http2Wire, first
 from ._stream import Outlet, WholeRecords
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ class ClientWire(Http2Wire):
     :param limits: what is not told by a hub that speaks this wire
     """
 
+    may_half_close = False
+
     def __init__(
         self, authority: str, *, scheme: str = "http", limits: Limits | None = None
     ) -> None:
@@ -73,11 +75,15 @@ class ClientWire(Http2Wire):
         super().__init__(self._limits.max_frame, is_client=True)
         self._authority = authority
         self._scheme = scheme
+        self._token: str | None = None
         self._generation = b"http2.%d" % next(_numbers)
         self._outlets = {stream: Outlet(stream) for stream in (_SUBSCRIBE, _PUBLISH)}
         self._records = WholeRecords()
         self._accepted: set[int] = set()
         self._pending: deque[_Pending] = deque()
+        self._is_leaving = False
+        # Codes that are due, and those whose turn it is not.
+        self._due = {Kind.SUBSCRIBE: 0, Kind.PUBLISH: 0}
         self._codes = {Kind.SUBSCRIBE: b"", Kind.PUBLISH: b""}
         # Messages behind a subscribe whose code waits for an earlier publish's, with the window
         # that they take.
@@ -88,22 +94,26 @@ class ClientWire(Http2Wire):
     def on_event(self, event: Event) -> None:
         match event:
             case ResponseReceived(stream_id=stream, headers=headers):
-                self._on_response(stream, first(headers, ":status") or "")
+                self._on_response(stream, first(headers, b":status") or "")
             case ConnectionTerminated(error_code=code, additional_data=data):
                 reason = (data or b"").decode(errors="replace") or f"HTTP/2 error code {code}"
-                self.frames.append((Kind.GOAWAY, dump(reason=reason, reconnect_after=0)))
+                body = dump(reason=reason[:MAX_REASON], reconnect_after=0)
+                self.frames.append((Kind.GOAWAY, body))
+                self._is_leaving = True
             case StreamEnded(stream_id=stream):
                 self.on_reset(stream)
             case _:
                 pass
 
     def _on_response(self, stream: int, status: str) -> None:
-        if status == "401":
-            text = "the hub wants to know a token"
-            self.frames.append((Kind.ERROR, dump(code=ErrorCode.AUTH, message=text)))
-        elif status != "200":
-            path = _REQUESTS[stream][1] if stream in _REQUESTS else "a request"
-            self.fail(RemoteProtocolError(f"the status of {path} is {status}"))
+        if status != "200":
+            method, path = _REQUESTS[stream]
+            code, text = f"HTTP {status}", f"{method} {path}"
+            if status == "401":
+                code = ErrorCode.AUTH
+                text = "it wants a token" if self._token is None else "it does not take the token"
+            self.frames.append((Kind.ERROR, dump(code=code, message=text)))
+            return
         self._accepted.add(stream)
         if self._accepted == _REQUESTS.keys():
             limits = self._limits
@@ -130,12 +140,19 @@ class ClientWire(Http2Wire):
             return
         # At once: a hub of Hyps for Nim stops reading when too many codes were not.
         self.grant(stream, size)
-        if data and stream in self._outlets:
-            self._codes[Kind.PUBLISH if stream == _PUBLISH else Kind.SUBSCRIBE] += data
-            self._release()
+        if not data:
+            return
+        kind = Kind.PUBLISH if stream == _PUBLISH else Kind.SUBSCRIBE
+        self._due[kind] -= len(data)
+        if self._due[kind] < 0:
+            self.fail(RemoteProtocolError("codes for what was not sent"))
+            return
+        self._codes[kind] += data
+        self._release()
 
     def on_reset(self, stream: int) -> None:
-        if stream in _REQUESTS:
+        # When it has said goodbye the rest may still come.
+        if not self._is_leaving:
             self.fail(RemoteProtocolError(f"the hub ended {_REQUESTS[stream][1]}"))
 
     def _on_messages(self, data: bytes, size: int) -> None:
@@ -166,9 +183,6 @@ class ClientWire(Http2Wire):
             head.done += len(codes)
             if head.done == head.count:
                 pending.popleft()
-        else:
-            if any(self._codes.values()):
-                self.fail(RemoteProtocolError("codes for what was not sent"))
         while self._behind and not self._codes[Kind.SUBSCRIBE]:
             body, size = self._behind.popleft()
             if body:
@@ -195,11 +209,15 @@ class ClientWire(Http2Wire):
         match kind:
             case Kind.HELLO:
                 self._open(Fields("HELLO", bodies[0]))
-            case Kind.PUBLISH | Kind.SUBSCRIBE:
-                outlet = self._outlets[_PUBLISH if kind == Kind.PUBLISH else _SUBSCRIBE]
+            case Kind.PUBLISH:
                 for body in bodies:
-                    outlet.put(body)
-                    self._expect(Kind(kind), body)
+                    self._outlets[_PUBLISH].put(body)
+                    self._expect(Kind.PUBLISH, body)
+            case Kind.SUBSCRIBE:
+                for body in bodies:
+                    names = self._expect(Kind.SUBSCRIBE, body)
+                    # Without positions, which this wire does not have.
+                    self._outlets[_SUBSCRIBE].put(b"".join([pack(name, b"") for name in names]))
             case Kind.UNSUBSCRIBE:
                 for body in bodies:
                     self._expect(Kind.UNSUBSCRIBE, body)
@@ -213,25 +231,36 @@ class ClientWire(Http2Wire):
             case _:
                 pass
 
-    def _expect(self, kind: Kind, body: bytes) -> None:
+    def _expect(self, kind: Kind, body: bytes) -> list[bytes]:
+        """Note that codes are due.
+
+        :return: the channels, of SUBSCRIBE
+        """
         names: list[bytes] = []
         count = 0
         for name, _, each in scan(body):
             count += each
-            if kind == Kind.SUBSCRIBE:
+            if kind is Kind.SUBSCRIBE:
                 names += [name] * each
+        if kind in self._due:
+            self._due[kind] += count
         last = self._pending[-1] if self._pending else None
         if last is not None and last.kind is kind:
             last.count += count
-            last.names += names
+            last.names.extend(names)
         else:
             self._pending.append(_Pending(kind, count, names))
+        return names
 
     def _open(self, hello: Fields) -> None:
+        token = self._token = hello.optional_text("token")
+        if token is not None and (token != token.strip() or not token.isprintable()):
+            raise ValueError("HTTP/2 has no place for a token with such characters")
         connection = self.connection
         connection.initiate_connection()
         self.widen()
-        token = hello.optional_text("token")
+        # Messages that wait for an earlier publish's code must not keep that code from coming.
+        connection.increment_flow_control_window(WINDOW)
         for stream, (method, path) in _REQUESTS.items():
             headers = [
                 (":method", method),
@@ -248,10 +277,6 @@ class ClientWire(Http2Wire):
         for outlet in self._outlets.values():
             self.send(outlet)
         self.held = sum([outlet.size for outlet in self._outlets.values()])
-
-    def tick(self, now: float) -> float:
-        self.wants_tick = False
-        return super().tick(now)
 
     def clear(self) -> None:
         for outlet in self._outlets.values():

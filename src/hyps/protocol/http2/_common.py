@@ -5,37 +5,49 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections import deque
+from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
-from h2.events import (
-    ConnectionTerminated,
-    DataReceived,
-    Event,
-    PingAckReceived,
-    PingReceived,
-    PriorityUpdated,
-    RemoteSettingsChanged,
-    StreamReset,
-    UnknownFrameReceived,
+from h2.events import ConnectionTerminated, DataReceived, PingAckReceived, StreamReset
+from h2.exceptions import (
+    DenialOfServiceError,
+    FrameTooLargeError,
+    H2Error,
+    ProtocolError,
+    TooManyStreamsError,
 )
-from h2.exceptions import H2Error
+from h2.frame_buffer import FrameBuffer
 from h2.settings import SettingCodes, Settings
-from hyperframe.frame import Frame, GoAwayFrame
+from hyperframe.exceptions import HyperframeError
+from hyperframe.frame import (
+    DataFrame,
+    Frame,
+    GoAwayFrame,
+    HeadersFrame,
+    RstStreamFrame,
+    WindowUpdateFrame,
+)
 
 from ..errors import ErrorCode, RemoteProtocolError
-from ..frames import Kind
+from ..frames import FIRST_IGNORABLE, Kind
 from ..wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from h2.events import Event
+
     from ._stream import Outlet
 
 #: Bytes of one DATA frame, whatever the other side would take: Hyps for Nim takes no more.
 MAX_DATA: Final = 16_384
+
+#: Length and type, DATA being 0, flags and stream: RFC 9113, 4.1.
+_HEAD: Final = Struct(">IBI")
+_END_STREAM: Final = 0x01
 
 #: Bytes of a header list, and requests at a time.
 _MAX_HEADERS: Final = 16_384
@@ -44,12 +56,21 @@ _MAX_STREAMS: Final = 100
 #: The window of each stream. The connection's is this too once the session is open, and HTTP/2's
 #: own 65,535 before, so that a stranger cannot make this end buffer more.
 WINDOW: Final = 1_048_576
-_FIRST_WINDOW: Final = 65_535
+FIRST_WINDOW: Final = 65_535
 
 #: Frames that carry nothing, PING, SETTINGS, RST_STREAM and the like, that the other side may
-#: send in a second, at most; and what one costs that opened a stream for nothing.
+#: send in a second, at most; what one costs that opened a stream for nothing; and the bytes that
+#: cost as much as one more.
 _MAX_IDLE_FRAMES: Final = 500
-_RESET_COST: Final = 5
+REQUEST_COST: Final = 5
+_IDLE_SIZE: Final = 256
+
+#: Frames that the other side may cause without reading one.
+_MAX_UNREAD_FRAMES: Final = 4_096
+
+#: Bytes that may come before the session is open, in frames that are looked at afterwards. Above
+#: it there is room for one more read.
+_MAX_UNSEEN: Final = 262_144
 
 _CODES: Final = {
     ErrorCode.AUTH: ErrorCodes.NO_ERROR,
@@ -57,19 +78,94 @@ _CODES: Final = {
     ErrorCode.LIMIT: ErrorCodes.ENHANCE_YOUR_CALM,
     ErrorCode.TIMEOUT: ErrorCodes.NO_ERROR,
 }
+#: A frame that is ignored.
+_NOTHING: Final = (FIRST_IGNORABLE, b"")
+
+_ERRORS: Final[dict[type[Exception], str]] = {
+    DenialOfServiceError: ErrorCode.LIMIT,
+    TooManyStreamsError: ErrorCode.LIMIT,
+    FrameTooLargeError: ErrorCode.TOO_LARGE,
+}
+
+
+class _Frames(FrameBuffer):
+    """What has been received, as frames. What is too large is refused at its length."""
+
+    def __init__(self, *, is_client: bool) -> None:
+        super().__init__(server=not is_client)
+        self.max_frame_size = MAX_DATA
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def clear(self) -> None:
+        self._data.clear()
+        self._headers_buffer.clear()
+
+    def __next__(self) -> Frame:
+        # h2 buffers all of it first.
+        if len(self._data) >= 3:
+            self._validate_frame_length(int.from_bytes(self._data[:3], "big"))
+        return super().__next__()
+
+    def _update_header_buffer(self, f: Frame | None) -> Frame | None:
+        frame = super()._update_header_buffer(f)
+        if sum([len(part.data) for part in self._headers_buffer]) > _MAX_HEADERS:
+            raise DenialOfServiceError("a header block that is too large")
+        return frame
 
 
 class _Connection(H2Connection):
-    """HTTP/2 without two habits of h2's."""
+    """HTTP/2 without some habits of h2's.
+
+    It takes one frame at a time. So its state is never ahead of what the caller has seen, the
+    frames before a bad one count, and what is read at once is not handled at once.
+    """
 
     def __init__(self, config: H2Configuration) -> None:
         super().__init__(config)
-        self.found: deque[Event] = deque()
+        self.frames = _Frames(is_client=config.client_side)
+        self._parts: list[bytes] = []
 
-    def _receive_frame(self, frame: Frame) -> list[Event]:
-        # h2 forgets the events of valid frames if a bad one stands behind them in the same data.
-        self.found += super()._receive_frame(frame)
-        return []
+    def take_frame(self, frame: Frame) -> list[Event]:
+        state = self.state_machine.state
+        try:
+            if type(frame) is not DataFrame:
+                return self._receive_frame(frame)
+            # h2 spells all data for its log, whether there is one or not.
+            frames, events = self._receive_data_frame(frame)
+            self._prepare_for_sending(frames)
+        except ProtocolError:
+            # What came before is still answered.
+            self.state_machine.state = state
+            raise
+        return events
+
+    def is_open(self, stream: int) -> bool:
+        found = self.streams.get(stream)
+        return found is not None and found.open
+
+    @property
+    def unread(self) -> int:
+        """Frames that wait to be sent, about."""
+        return len(self._parts)
+
+    def _prepare_for_sending(self, frames: list[Frame]) -> None:
+        # h2 copies what is sent four times.
+        for frame in frames:
+            if type(frame) is DataFrame:
+                length = len(frame.data)
+                flags = _END_STREAM if "END_STREAM" in frame.flags else 0
+                self._parts += (_HEAD.pack(length << 8, flags, frame.stream_id), frame.data)
+            else:
+                self._parts.append(frame.serialize())
+
+    def take_output(self) -> list[bytes]:
+        """Give what is to be sent."""
+        # The preface is what h2 does not put by the method above.
+        parts = [self.data_to_send(), *self._parts]
+        self._parts = []
+        return parts if any(parts) else []
 
     def _receive_goaway_frame(self, frame: GoAwayFrame) -> tuple[list[Frame], list[Event]]:
         # h2 takes it for the end, but what was begun is still to be finished (RFC 9113, 6.8).
@@ -95,11 +191,13 @@ class Http2Wire(Wire):
         self.answers_ping = False
         self.has_output = False
         self.connection = _Connection(
-            H2Configuration(client_side=is_client, header_encoding="utf-8")
+            # Bytes: h2 cannot stand what has no decoded form.
+            H2Configuration(client_side=is_client, header_encoding=None)
         )
         self.connection.local_settings = Settings(
             client=is_client,
             initial_values={
+                SettingCodes.ENABLE_PUSH: 0,
                 SettingCodes.MAX_CONCURRENT_STREAMS: _MAX_STREAMS,
                 SettingCodes.MAX_HEADER_LIST_SIZE: _MAX_HEADERS,
                 SettingCodes.INITIAL_WINDOW_SIZE: WINDOW,
@@ -107,7 +205,14 @@ class Http2Wire(Wire):
         )
         self.connection.decoder.max_header_list_size = _MAX_HEADERS
         self.frames: deque[tuple[int, bytes]] = deque()
+        #: Bytes of records that are not whole.
+        self.unfinished = 0
+        #: Whether the session is open, so that this end may look at frames without end.
+        self.is_open = False
+        #: Whether nothing is received any more.
+        self.is_closing = False
         self._goodbye = b""
+        self._goodbye_code: ErrorCodes | None = None
         self._error: RemoteProtocolError | None = None
         self._is_ended = False
         self._idle_frames = 0
@@ -116,63 +221,96 @@ class Http2Wire(Wire):
     # Input
 
     def receive_data(self, data: bytes) -> None:
-        if self._error is not None or self._is_ended:
+        frames = self.connection.frames
+        if self._error is not None:
             return
-        try:
-            self.connection.receive_data(data)
-        except H2Error as error:
-            # h2 has queued a GOAWAY.
-            self._is_ended = True
-            self._error = RemoteProtocolError(f"HTTP/2: {error}")
+        if len(frames) > _MAX_UNSEEN:
+            self.fail(RemoteProtocolError("too much before the session is open", ErrorCode.LIMIT))
+            return
+        frames.add_data(data)
         self.has_output = True
 
     def next_frame(self) -> tuple[int, bytes] | None:
-        found = self.connection.found
+        connection = self.connection
         while not self.frames:
-            if found:
-                self._on_event(found.popleft())
-            elif self._error is not None:
+            if self._error is not None:
                 raise self._error
-            else:
-                return None
+            try:
+                frame = next(connection.frames, None)
+                if frame is None:
+                    return None
+                self._weigh(frame)
+                events = connection.take_frame(frame)
+                if not events:
+                    # It is of a stream that is over.
+                    self.spend()
+                for event in events:
+                    self._on_event(event)
+                if self.is_open and not self.frames:
+                    # It is work all the same, after which others may have their turn.
+                    return _NOTHING
+            except (H2Error, HyperframeError) as error:
+                self._goodbye_code = getattr(error, "error_code", ErrorCodes.PROTOCOL_ERROR)
+                code = next(
+                    (code for kind, code in _ERRORS.items() if isinstance(error, kind)),
+                    ErrorCode.PROTOCOL,
+                )
+                text = f"HTTP/2, {type(error).__name__}: {error}"
+                self.fail(RemoteProtocolError(text, code))
         return self.frames.popleft()
 
     @property
     def buffered(self) -> int:
-        return 0
+        return len(self.connection.frames) + self.unfinished
 
     def discard(self) -> None:
-        self.connection.found.clear()
+        self.is_closing = True
+        self.connection.frames.clear()
         self.frames.clear()
+
+    def _weigh(self, frame: Frame) -> None:
+        """Count what costs this end more than the other."""
+        is_client = self.connection.config.client_side
+        if type(frame) is DataFrame:
+            # A hub of Hyps for Nim answers what is not a whole record with none.
+            if not frame.data and not is_client:
+                self.spend()
+        elif type(frame) is RstStreamFrame:
+            self.spend(REQUEST_COST)
+        elif not isinstance(frame, HeadersFrame) and not (
+            isinstance(frame, WindowUpdateFrame) and (self.is_open or is_client)
+        ):
+            self.spend(1 + frame.body_len // _IDLE_SIZE)
+        if self.connection.unread > _MAX_UNREAD_FRAMES:
+            self.fail(RemoteProtocolError("HTTP/2: answers that are not read", ErrorCode.LIMIT))
+
+    def spend(self, cost: int = 1) -> None:
+        """Count work that was for nothing."""
+        self._idle_frames += cost
+        if self._idle_frames > _MAX_IDLE_FRAMES:
+            text = "HTTP/2: too many frames that carry nothing"
+            self.fail(RemoteProtocolError(text, ErrorCode.LIMIT))
+        elif self._idle_frames > _MAX_IDLE_FRAMES // 2:
+            # It may have taken long.
+            self.wants_tick = True
 
     def _on_event(self, event: Event) -> None:
         match event:
             case DataReceived(stream_id=stream, data=data, flow_controlled_length=size):
-                if not data:
-                    self._on_idle_frame()
                 self.on_data(stream, data, size)
             case PingAckReceived(ping_data=data):
                 self.answers_ping = True
                 self.frames.append((Kind.PONG, data))
-            case PingReceived() | RemoteSettingsChanged() | PriorityUpdated():
-                self._on_idle_frame()
-            case UnknownFrameReceived():
-                self._on_idle_frame()
-            case StreamReset(stream_id=stream):
-                self._on_idle_frame(_RESET_COST)
+            case StreamReset(stream_id=stream, remote_reset=is_theirs):
+                if not is_theirs:
+                    self.spend(REQUEST_COST)
                 self.on_reset(stream)
             case _:
                 self.on_event(event)
 
-    def _on_idle_frame(self, cost: int = 1) -> None:
-        self._idle_frames += cost
-        if self._idle_frames > _MAX_IDLE_FRAMES:
-            raise RemoteProtocolError("HTTP/2 frames that carry nothing", ErrorCode.LIMIT)
-
     def fail(self, error: RemoteProtocolError) -> None:
         """End the input here: an error behind the frames so far."""
         self._error = self._error or error
-        self.connection.found.clear()
 
     @abstractmethod
     def on_event(self, event: Event) -> None:
@@ -193,7 +331,7 @@ class Http2Wire(Wire):
 
     def widen(self) -> None:
         """Let the other side send more at once: it is no stranger any more."""
-        self.connection.increment_flow_control_window(WINDOW - _FIRST_WINDOW)
+        self.connection.increment_flow_control_window(WINDOW - FIRST_WINDOW)
         self.has_output = True
 
     # Output
@@ -210,20 +348,33 @@ class Http2Wire(Wire):
     def ping(self, data: bytes) -> None:
         self.connection.ping(data)
 
-    def send(self, outlet: Outlet) -> None:
-        """Send as much as the windows allow."""
+    def send(self, outlet: Outlet, most: float = math.inf) -> None:
+        """Send as much as the windows allow.
+
+        :param most: bytes to stop at
+        """
         connection = self.connection
         stream = outlet.stream
-        while outlet.size:
+        if not connection.is_open(stream):
+            outlet.clear()
+        stop = outlet.size - most
+        while outlet.size > max(stop, 0):
             room = min(connection.local_flow_control_window(stream), MAX_DATA)
             if room <= 0:
+                if self.is_closing:
+                    # No window will come.
+                    outlet.clear()
                 return
             data = outlet.take(room)
             connection.send_data(stream, data, end_stream=outlet.is_ending and not outlet.size)
 
     def end(self, code: str, reason: str) -> None:
         """Say that this connection ends; nothing is sent after it."""
-        self.say_goodbye(_CODES.get(code, ErrorCodes.PROTOCOL_ERROR), reason)
+        self.is_closing = True
+        self.send_all()
+        self.clear()
+        known = self._goodbye_code or _CODES.get(code, ErrorCodes.PROTOCOL_ERROR)
+        self.say_goodbye(known, reason)
         self._is_ended = True
 
     def say_goodbye(self, code: ErrorCodes, reason: str) -> None:
@@ -237,11 +388,11 @@ class Http2Wire(Wire):
         if not self._is_ended:
             self.send_all()
         self.has_output = False
-        data = self.connection.data_to_send()
-        if self._goodbye and not self.held:
-            data += self._goodbye
+        parts = self.connection.take_output()
+        if self._goodbye:
+            parts.append(self._goodbye)
             self._goodbye = b""
-        return (data,) if data else ()
+        return parts
 
     @abstractmethod
     def send_all(self) -> None:
@@ -250,15 +401,16 @@ class Http2Wire(Wire):
     # Time
 
     def tick(self, now: float) -> float:
+        self.wants_tick = False
         if now - self._counted_at >= 1:
             self._counted_at = now
             self._idle_frames = 0
-        return math.inf
+        return self._counted_at + 1 if self._idle_frames > _MAX_IDLE_FRAMES // 2 else math.inf
 
 
-def first(headers: Iterable[Any] | None, name: str) -> str | None:
+def first(headers: Iterable[Any] | None, name: bytes) -> str | None:
     """Give the first header of a name."""
     for key, value in headers or ():
         if key == name:
-            return str(value)
+            return bytes(value).decode(errors="replace")
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from h2.errors import ErrorCodes
 from h2.events import RequestReceived, StreamEnded
@@ -14,19 +14,23 @@ from .._json import Fields, dump
 from ..errors import ErrorCode, HypsError, RemoteProtocolError
 from ..frames import Kind
 from ..records import encode_channel, pack, records
-from ._common import MAX_DATA, Http2Wire, first
-from ._stream import Outlet, WholeRecords
+from ._common import FIRST_WINDOW, MAX_DATA, REQUEST_COST, WINDOW, Http2Wire, first
+from ._stream import Bounds, Outlet, WholeRecords
 
 if TYPE_CHECKING:
     from h2.events import Event
 
-#: Seconds that answers are held for the rest of a batch. Hyps for Nim reads the answers to a
-#: batch once, and would never see those that come later.
+#: Seconds without DATA that answers are held for the rest of a batch, and seconds at most. Hyps
+#: for Nim reads the answers to a batch once, and would never see those that come later.
 _HOLD_TIME: Final = 0.02
+_MAX_HOLD_TIME: Final = 1.0
+
+#: Bytes of messages that are sent at once, so that nothing has to wait long behind them.
+_MAX_SEND: Final = 262_144
 
 #: Bytes of answers that may wait for the client to grant window: it may send for as long as it
 #: likes before it reads one. Each is a byte.
-_MAX_ANSWERS: Final = 4 * 1024 * 1024
+_MAX_ANSWERS: Final = 2 * 1024 * 1024
 
 _METHODS: Final = {"/publish": "POST", "/subscribe": "POST", "/messages": "GET"}
 _KINDS: Final = {"/publish": Kind.PUBLISH, "/subscribe": Kind.SUBSCRIBE}
@@ -35,11 +39,12 @@ _KINDS: Final = {"/publish": Kind.PUBLISH, "/subscribe": Kind.SUBSCRIBE}
 class _Request:
     """One request whose answer is not over."""
 
-    __slots__ = ("answers", "answers_size", "is_cut", "is_ended", "kind", "owed", "records")
+    __slots__ = ("answers", "bounds", "is_cut", "is_ended", "kind", "owed", "records")
 
     def __init__(self, stream: int, kind: Kind) -> None:
         self.kind = kind
         self.records = WholeRecords()
+        self.bounds = Bounds(FIRST_WINDOW, WINDOW)
         self.answers = Outlet(stream)
         #: Records that the hub has not answered.
         self.owed = 0
@@ -65,9 +70,10 @@ class ServerWire(Http2Wire):
     def __init__(self, max_frame: int) -> None:
         super().__init__(max_frame, is_client=False)
         self.connection.initiate_connection()
+        self._bounds = Bounds(FIRST_WINDOW)
         self._requests: dict[int, _Request] = {}
         self._messages = Outlet(0)
-        # Streams whose records are answered next, and how many records; 0 is the URL's.
+        # Streams whose records are answered next, and how many records.
         self._owing: deque[tuple[int, int]] = deque()
         self._is_greeted = False
         # The request that opens the session, until it is known whether it does.
@@ -75,10 +81,12 @@ class ServerWire(Http2Wire):
         # The request for /messages that waits for the channels in its URL, and their codes.
         self._url_stream = 0
         self._url_codes = b""
-        # Bytes of records that are not whole, and of answers that wait.
-        self._unfinished = 0
+        # Bytes of answers that wait.
         self._unread = 0
-        self._deadline = math.inf
+        # Whether answers wait for the rest of a batch, until when, and whether some of it came.
+        self._is_holding = False
+        self._hold_until = self._hold_at_most = math.inf
+        self._has_moved = False
         self._is_due = False
 
     # Requests
@@ -98,35 +106,41 @@ class ServerWire(Http2Wire):
         if self._opener is not None:
             # It was not refused.
             opener, self._opener = self._opener, None
+            self.is_open = True
             self.widen()
+            self._bounds.grant(self.connection.inbound_flow_control_window)
             self._on_request(opener)
         return super().next_frame()
 
     def _on_request(self, event: RequestReceived) -> None:
         stream = event.stream_id
-        method = first(event.headers, ":method") or ""
-        url = urlsplit(first(event.headers, ":path") or "")
-        path = url.path
+        method = first(event.headers, b":method") or ""
+        path, _, query = (first(event.headers, b":path") or "").partition("?")
         if path not in _METHODS:
-            self._refuse(stream, 404, "there are /publish, /subscribe and /messages")
+            text = "there are /publish, /subscribe and /messages"
+            self._refuse(stream, 404, text, has_body=method != "HEAD")
         elif method != _METHODS[path]:
-            self._refuse(stream, 405, f"{path} takes {_METHODS[path]}", ("allow", _METHODS[path]))
+            right = _METHODS[path]
+            text = f"{path} takes {right}"
+            self._refuse(stream, 405, text, ("allow", right), has_body=method != "HEAD")
         elif not self._is_greeted:
             self._is_greeted = True
             self._opener = event
-            scheme, _, token = (first(event.headers, "authorization") or "").partition(" ")
-            client = first(event.headers, "user-agent") or "a client over HTTP/2"
+            scheme, _, token = (first(event.headers, b"authorization") or "").partition(" ")
+            client = first(event.headers, b"user-agent") or "a client over HTTP/2"
             hello = dump(
                 client=client, token=token if scheme.lower() == "bearer" else None, features=[]
             )
             self.frames.append((Kind.HELLO, hello))
         elif path in _KINDS:
             self._accept(stream)
-            self._requests[stream] = _Request(stream, _KINDS[path])
+            request = self._requests[stream] = _Request(stream, _KINDS[path])
+            if event.stream_ended is not None:
+                self._on_end(request)
         elif self._messages.stream or self._url_stream:
             self._refuse(stream, 409, "this connection has /messages already")
         else:
-            self._on_messages(stream, url.query)
+            self._on_messages(stream, query)
 
     def _on_messages(self, stream: int, query: str) -> None:
         try:
@@ -140,7 +154,8 @@ class ServerWire(Http2Wire):
         if names:
             # It is accepted when the hub has answered.
             self._url_stream = stream
-            self._owing.append((0, len(names)))
+            self._url_codes = b""
+            self._owing.append((stream, len(names)))
             self.frames.append((Kind.SUBSCRIBE, b"".join([pack(name, b"") for name in names])))
         else:
             self._accept(stream)
@@ -151,7 +166,14 @@ class ServerWire(Http2Wire):
         self.connection.send_headers(stream, headers)
         self.has_output = True
 
-    def _refuse(self, stream: int, status: int, text: str, *headers: tuple[str, str]) -> None:
+    def _refuse(
+        self,
+        stream: int,
+        status: int,
+        text: str,
+        *headers: tuple[str, str],
+        has_body: bool = True,
+    ) -> None:
         body = f"{text}\n".encode()
         head = [
             (":status", str(status)),
@@ -159,20 +181,33 @@ class ServerWire(Http2Wire):
             ("content-length", str(len(body))),
             *headers,
         ]
-        self.connection.send_headers(stream, head)
-        if self.connection.local_flow_control_window(stream) >= len(body):
-            self.connection.send_data(stream, body, end_stream=True)
+        connection = self.connection
+        connection.send_headers(stream, head, end_stream=not has_body)
+        if not has_body:
+            pass
+        elif connection.local_flow_control_window(stream) < len(body):
+            connection.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
         else:
-            self.connection.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
+            connection.send_data(stream, body, end_stream=True)
+        # What the request carries is not wanted, but a reset makes curl forget the answer.
         self.has_output = True
+        self.spend(REQUEST_COST)
 
     def on_data(self, stream: int, data: bytes, size: int) -> None:
         request = self._requests.get(stream)
-        if request is not None:
-            window = self.connection.remote_flow_control_window(stream)
-            request.is_cut = len(data) == MAX_DATA or window <= 0
+        is_stopped = self._bounds.take(size)
+        if request is None:
+            # Of a request that was refused.
+            self.spend()
+        else:
+            self._has_moved = True
+            is_stopped = request.bounds.take(size) or is_stopped
+            request.is_cut = len(data) == MAX_DATA or is_stopped
             self._take(request, data)
         self.grant(stream, size)
+        self._bounds.grant(self.connection.inbound_flow_control_window)
+        if request is not None:
+            request.bounds.grant(self.connection.streams[stream].inbound_flow_control_window)
 
     def _take(self, request: _Request, data: bytes) -> None:
         before = request.records.rest
@@ -181,8 +216,8 @@ class ServerWire(Http2Wire):
             request.owed += count
             self._owing.append((request.answers.stream, count))
             self.frames.append((request.kind, body))
-        self._unfinished += request.records.rest - before
-        if max(request.records.wanted, self._unfinished) > self.max_frame:
+        self.unfinished += request.records.rest - before
+        if max(request.records.wanted, self.unfinished) > self.max_frame:
             text = f"a record, or unfinished ones, over {self.max_frame} bytes"
             self.fail(RemoteProtocolError(text, ErrorCode.TOO_LARGE))
         if self._unread > _MAX_ANSWERS:
@@ -190,17 +225,19 @@ class ServerWire(Http2Wire):
 
     def _on_end(self, request: _Request) -> None:
         if request.records.rest:
-            raise RemoteProtocolError("a record is cut off at the end of a request")
+            self.fail(RemoteProtocolError("a record is cut off at the end of a request"))
         request.is_ended = True
         self.has_output = True
 
     def on_reset(self, stream: int) -> None:
         request = self._requests.pop(stream, None)
         if request is not None:
-            self._unfinished -= request.records.rest
+            self.unfinished -= request.records.rest
         if stream == self._messages.stream:
-            # The channels stay: they are the connection's, and may be asked for again.
+            # The channels stay: they are the connection's, and may be asked for again. But a record
+            # may have been cut.
             self._messages.stream = 0
+            self._messages.clear()
         if stream == self._url_stream:
             self._url_stream = 0
 
@@ -239,18 +276,15 @@ class ServerWire(Http2Wire):
             if request is not None:
                 request.owed -= len(part)
                 request.answers.put(part)
-            elif not stream:
-                self._answer_url(part, is_all=len(part) == count)
+            elif stream == self._url_stream:
+                self._answer_url(stream, part, is_all=len(part) == count)
 
-    def _answer_url(self, codes: bytes, *, is_all: bool) -> None:
+    def _answer_url(self, stream: int, codes: bytes, *, is_all: bool) -> None:
         self._url_codes += codes
         if not is_all:
             return
-        codes, self._url_codes = self._url_codes, b""
-        stream, self._url_stream = self._url_stream, 0
-        if not stream:
-            return
-        if codes.strip(b"k"):
+        self._url_stream = 0
+        if self._url_codes.strip(b"k"):
             self._refuse(stream, 403, "the hub does not allow one of the channels")
         else:
             self._accept(stream)
@@ -266,9 +300,10 @@ class ServerWire(Http2Wire):
 
     def send_all(self) -> None:
         unread = waiting = 0
+        holds = not (self._is_due or self.is_closing)
         for stream, request in list(self._requests.items()):
             answers = request.answers
-            is_held = request.is_held and not self._is_due
+            is_held = holds and request.is_held
             is_last = request.is_ended and not request.owed
             if answers.size and not is_held:
                 answers.is_ending = is_last
@@ -281,12 +316,16 @@ class ServerWire(Http2Wire):
             waiting += answers.size if is_held else 0
         self._is_due = False
         if self._messages.stream:
-            self.send(self._messages)
+            self.send(self._messages, _MAX_SEND)
+        elif self.is_closing:
+            self._messages.clear()
         self._unread = unread
         self.held = unread + self._messages.size
+        self._is_holding = waiting > 0
         if not waiting:
-            self._deadline = math.inf
-        self.wants_tick = waiting > 0 and self._deadline == math.inf
+            self._hold_until = math.inf
+        elif self._hold_until == math.inf:
+            self.wants_tick = True
 
     def clear(self) -> None:
         for request in self._requests.values():
@@ -296,10 +335,17 @@ class ServerWire(Http2Wire):
 
     def tick(self, now: float) -> float:
         later = super().tick(now)
-        if self.wants_tick:
-            self.wants_tick = False
-            self._deadline = now + _HOLD_TIME
-        elif now >= self._deadline:
-            self._deadline = math.inf
-            self._is_due = self.has_output = True
-        return min(later, self._deadline)
+        if not self._is_holding:
+            return later
+        if self._hold_until == math.inf:
+            self._hold_at_most = now + _MAX_HOLD_TIME
+            self._hold_until = now + _HOLD_TIME
+        elif now >= self._hold_until:
+            if self._has_moved and now < self._hold_at_most:
+                self._hold_until = now + _HOLD_TIME
+            else:
+                self._hold_until = math.inf
+                self._is_due = self.has_output = True
+                return later
+        self._has_moved = False
+        return min(later, self._hold_until)

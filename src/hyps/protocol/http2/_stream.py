@@ -8,6 +8,9 @@ from typing import Final
 
 _LENGTH: Final = Struct(">I")
 
+#: Bytes up to which neighbours are merged, so that what each costs besides does not count.
+_CHUNK_SIZE: Final = 1_024
+
 
 class WholeRecords:
     """Whole records from bytes that were cut anywhere. What is in them is for others to check."""
@@ -59,6 +62,36 @@ class WholeRecords:
         return data[:position], count
 
 
+class Bounds:
+    """The windows that the other side was granted, as numbers of bytes from the first on.
+
+    It may not have seen the latest, and wait at an earlier one.
+    """
+
+    __slots__ = ("_bounds", "_total")
+
+    def __init__(self, *bounds: int) -> None:
+        self._bounds = deque(bounds)
+        self._total = 0
+
+    def take(self, size: int) -> bool:
+        """Count what came.
+
+        :return: whether the other side may have had to stop here
+        """
+        bounds = self._bounds
+        self._total += size
+        while len(bounds) > 1 and bounds[0] < self._total:
+            bounds.popleft()
+        return bounds[0] == self._total
+
+    def grant(self, window: int) -> None:
+        """Note the window that the other side has now."""
+        bound = self._total + window
+        if bound > self._bounds[-1]:
+            self._bounds.append(bound)
+
+
 class Outlet:
     """What is to be sent on one stream.
 
@@ -69,20 +102,26 @@ class Outlet:
 
     def __init__(self, stream: int) -> None:
         self.stream = stream
-        self._chunks: deque[bytes | memoryview] = deque()
+        self._chunks: deque[bytes | bytearray | memoryview] = deque()
         #: Bytes that wait.
         self.size = 0
         #: Whether the stream ends behind them.
         self.is_ending = False
 
     def put(self, data: bytes) -> None:
-        self._chunks.append(data)
+        chunks = self._chunks
         self.size += len(data)
+        if len(data) >= _CHUNK_SIZE:
+            chunks.append(data)
+        elif chunks and type(chunks[-1]) is bytearray and len(chunks[-1]) < _CHUNK_SIZE:
+            chunks[-1] += data
+        else:
+            chunks.append(bytearray(data))
 
-    def take(self, most: int) -> bytes:
+    def take(self, most: int) -> bytes | memoryview:
         """Take bytes from the front, at most so many."""
         chunks = self._chunks
-        parts: list[bytes | memoryview] = []
+        parts: list[bytes | bytearray | memoryview] = []
         size = 0
         while chunks and size < most:
             part = chunks.popleft()
@@ -93,6 +132,8 @@ class Outlet:
             parts.append(part)
             size += len(part)
         self.size -= size
+        if len(parts) == 1 and not isinstance(parts[0], bytearray):
+            return parts[0]
         return b"".join(parts)
 
     def clear(self) -> None:

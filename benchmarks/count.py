@@ -1,0 +1,162 @@
+"""The work for a message, in function calls: the same on every machine, however busy it is.
+
+What is timed elsewhere says how fast it is; this says whether something is done per message that
+was done per run before. ``tests/protocol/test_work.py`` holds the numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import platform
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from hyps import Subscription
+
+from .core import Case, Hub
+from .loads import Load
+from .report import package, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from types import FrameType
+
+    from hyps.protocol import Message, Run
+
+#: Messages that are published with one call, and how often.
+WINDOW: Final = 1_000
+_WINDOWS: Final = 4
+
+CASES: Final = tuple(Case(Load(16), channels) for channels in (1, 1_000))
+
+STEPS: Final = ("publish", "publish singly", "route", "deliver", "take ACKs", "read", "read many")
+
+
+class Calls:
+    """Calls of functions, in Python and in C; a generator that goes on is one, too."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def _note(self, frame: FrameType, event: str, argument: object) -> None:
+        if event in ("call", "c_call"):
+            self.count += 1
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count what is called meanwhile, in this thread."""
+        # What the collector calls is nobody's work, and comes when it likes.
+        gc.disable()
+        before = sys.getprofile()
+        sys.setprofile(self._note)
+        try:
+            yield
+        finally:
+            sys.setprofile(before)
+            gc.enable()
+
+
+def _overhead() -> int:
+    """Give what counting counts of itself."""
+    calls = Calls()
+    with calls.counted():
+        pass
+    return calls.count
+
+
+def count(work: Callable[[], object]) -> int:
+    """Count the calls that a function makes."""
+    calls = Calls()
+    with calls.counted():
+        work()
+    return calls.count - _overhead()
+
+
+def _new_subscription() -> Subscription[Message]:
+    def connection() -> object:
+        raise RuntimeError("it is never entered")
+
+    return Subscription(
+        connection,  # type: ignore[arg-type]
+        (),
+        gaps=False,
+        overflow="drop_newest",
+        max_messages=WINDOW,
+        max_bytes=2**30,
+    )
+
+
+def _read(runs: Sequence[Run], *, at_once: bool) -> int:
+    """Count what a subscription does from getting runs to handing out the last message."""
+    calls = Calls()
+    subscription = _new_subscription()
+
+    async def go() -> None:
+        with calls.counted():
+            for run in runs:
+                subscription.deliver(run)
+            left = WINDOW
+            if at_once:
+                left -= len(await subscription.receive_many())
+            else:
+                async for _ in subscription:
+                    left -= 1
+                    if not left:
+                        break
+            if left:
+                raise RuntimeError("not all messages were read")
+
+    # Without uvloop: its calls cannot be seen.
+    anyio.run(go, backend="asyncio", backend_options={"use_uvloop": False})
+    return calls.count - _overhead()
+
+
+def measure(case: Case) -> dict[str, float]:
+    """Give the calls for a message of each step, of a window in the middle of traffic."""
+    messages = case.messages()
+    windows = [messages[start : start + WINDOW] for start in range(0, len(messages), WINDOW)]
+    hub = Hub(case, 1)
+    [subscriber] = hub.subscribers
+    publisher = hub.publisher
+    # What is cached is so from now on.
+    hub.publish(windows[0])
+    found = dict.fromkeys(STEPS, 0)
+    for window in windows[1 : _WINDOWS + 1]:
+        found["publish"] += count(lambda: publisher.client.publish_many(window))  # noqa: B023
+        found["route"] += count(publisher.send)
+        found["deliver"] += count(subscriber.receive)
+        found["take ACKs"] += count(publisher.receive)
+        for name, at_once in (("read", False), ("read many", True)):
+            # New ones: a run keeps its messages.
+            runs = [type(run)(run.channel, run.records, run.count) for run in subscriber.runs]
+            found[name] += _read(runs, at_once=at_once)
+
+        def publish_singly() -> None:
+            for channel, data in window:  # noqa: B023
+                publisher.client.publish(channel, data)
+
+        found["publish singly"] += count(publish_singly)
+        publisher.send()
+        subscriber.receive()
+        publisher.receive()
+    return {name: calls / WINDOW / _WINDOWS for name, calls in found.items()}
+
+
+def main() -> None:
+    """Run the command line."""
+    argparse.ArgumentParser(
+        prog="python -m benchmarks.count", description="Count function calls in the core."
+    ).parse_args()
+    print(f"{package('hyps')}, {platform.python_implementation()} {platform.python_version()}\n")
+    rows = [
+        (name, str(case), f"{calls:.3f}") for case in CASES for name, calls in measure(case).items()
+    ]
+    print(table(("step", "records", "calls a message"), rows))
+
+
+if __name__ == "__main__":
+    main()
