@@ -98,17 +98,13 @@ class Buffer:
         :return: how many messages are missed for it, these or others
         """
         # Per run and subscription.
-        unread = self._unread()
+        unread = length_hint(self.ready)
         count = self._count + unread
         size = self._size + self._ready_size if unread else self._size
         if count + run.count > self._max_messages or size + len(run.records) > self._max_bytes:
             return self._put_what_fits(run, count, size)
         self._append(run)
         return 0
-
-    def _unread(self) -> int:
-        """Count the messages of the run that is being read."""
-        return length_hint(self.ready)
 
     def _append(self, run: Run) -> None:
         if self._open:
@@ -181,8 +177,10 @@ class _DropOldest(Buffer):
     def __bool__(self) -> bool:
         return bool(self._front or self._items) or length_hint(self._rest) > 0
 
-    def _unread(self) -> int:
-        return length_hint(self.ready) + length_hint(self._rest)
+    def put(self, run: Run) -> int:
+        if length_hint(self._rest):
+            return self._put_what_fits(run, 0, 0)
+        return super().put(run)
 
     def _put_what_fits(self, run: Run, count: int, size: int) -> int:
         if length_hint(self.ready):
