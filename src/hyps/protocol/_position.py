@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from .errors import RemoteProtocolError
@@ -19,6 +20,8 @@ def is_position(data: bytes) -> bool:
     return found is not None and int(found[2]) <= MAX_COUNT
 
 
+# New channels have a position in common, and so they share a generation in memory too.
+@lru_cache(256)
 def parse_position(data: bytes) -> tuple[bytes, int]:
     """Decode a position.
 

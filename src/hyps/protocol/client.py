@@ -430,16 +430,31 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         self._on_codes(Kind.UNSUBSCRIBE_ACK, body)
 
     def _on_subscribe_ack(self, body: bytes) -> None:
-        for name, answer in _each_record(body):
-            operation = self._operations[0] if self._operations else None
-            if operation is None or operation.names is None:
-                raise RemoteProtocolError("SUBSCRIBE_ACK: nothing to answer")
-            if not self._in_flight:
-                raise RemoteProtocolError("SUBSCRIBE_ACK: answers what was not sent")
-            if operation.names[operation.records - operation.unanswered] != name:
-                raise RemoteProtocolError("SUBSCRIBE_ACK: for another channel")
-            self._on_subscribed(operation, name, answer)
-            self._on_codes(Kind.SUBSCRIBE_ACK, answer[:1])
+        # Codes are handed out an operation at a time.
+        codes = bytearray()
+        operation: _Operation | None = None
+        try:
+            for name, answer in _each_record(body):
+                if operation is None or len(codes) == operation.unanswered:
+                    self._on_subscribe_codes(codes)
+                    operation = self._operations[0] if self._operations else None
+                if operation is None or operation.names is None:
+                    raise RemoteProtocolError("SUBSCRIBE_ACK: nothing to answer")
+                if len(codes) == self._in_flight:
+                    raise RemoteProtocolError("SUBSCRIBE_ACK: answers what was not sent")
+                if operation.names[operation.records - operation.unanswered + len(codes)] != name:
+                    raise RemoteProtocolError("SUBSCRIBE_ACK: for another channel")
+                if not answer:
+                    raise RemoteProtocolError("SUBSCRIBE_ACK: no code")
+                self._on_subscribed(operation, name, answer)
+                codes += answer[:1]
+        finally:
+            self._on_subscribe_codes(codes)
+
+    def _on_subscribe_codes(self, codes: bytearray) -> None:
+        if codes:
+            self._on_codes(Kind.SUBSCRIBE_ACK, bytes(codes))
+            codes.clear()
 
     def _on_subscribed(self, operation: _Operation, name: bytes, answer: bytes) -> None:
         granted = answer.startswith(b"k")
@@ -550,6 +565,9 @@ def _each_record(body: bytes) -> Iterator[tuple[bytes, bytes]]:
     position = 0
     for name, stop, count in scan(body):
         channel = decode_channel(name)
-        for message in Run(channel, body[position:stop], count).messages:
-            yield name, message.data
+        if count == 1:
+            yield name, body[position + 5 + len(name) : stop - 1]
+        else:
+            for message in Run(channel, body[position:stop], count).messages:
+                yield name, message.data
         position = stop
