@@ -38,7 +38,15 @@ def find_python(version: str) -> bool:
 PYTHONS = [version for version in VERSIONS if find_python(version)]
 NEWEST = PYTHONS[-1] if PYTHONS else None
 
-nox.options.sessions = ["lint", "types", "tests", "oldest", "coverage", "readme"]
+# On the newest one the tests run once, to measure the coverage.
+nox.options.sessions = [
+    "lint",
+    "types",
+    *(f"tests-{version}" for version in PYTHONS[:-1]),
+    "oldest",
+    "coverage",
+    "readme",
+]
 
 
 @nox.session(python=PYTHONS)

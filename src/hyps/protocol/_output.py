@@ -58,7 +58,7 @@ class OutputQueue:
     )
 
     def __init__(self, wire: Wire, on_output: Callable[[], object]) -> None:
-        self.wire = wire
+        self.wire: Wire = wire
         self._held = 0
         self._on_output = on_output
         self._chunks: deque[tuple[int, bytes, int]] = deque()
