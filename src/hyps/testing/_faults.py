@@ -70,9 +70,9 @@ class MemoryConnection:
         self._ends = (client, hub)
         self._flowing = anyio.Event()
         self._flowing.set()
-        self.is_cut = False
-        self.client_end = _FaultyStream(client, self, clock)
-        self.hub_end = _FaultyStream(hub, self, clock)
+        self.is_cut: bool = False
+        self.client_end: ByteStream = _FaultyStream(client, self, clock)
+        self.hub_end: ByteStream = _FaultyStream(hub, self, clock)
 
     @property
     def is_stalled(self) -> bool:

@@ -66,6 +66,9 @@ class ClientWire(Http2Wire):
     :param limits: what is not told by a hub that speaks this wire
     """
 
+    held: int
+    has_output: bool
+
     may_half_close = False
 
     def __init__(

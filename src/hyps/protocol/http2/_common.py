@@ -124,7 +124,7 @@ class _Connection(H2Connection):
 
     def __init__(self, config: H2Configuration) -> None:
         super().__init__(config)
-        self.frames = _Frames(is_client=config.client_side)
+        self.frames: _Frames = _Frames(is_client=config.client_side)
         self._parts: list[bytes] = []
 
     def take_frame(self, frame: Frame) -> list[Event]:
@@ -185,12 +185,17 @@ class Http2Wire(Wire):
 
     is_eager = True
     counts_losses = False
+    held: int
+    has_output: bool
+    wants_tick: bool = False
+    answers_ping: bool
 
     def __init__(self, max_frame: int, *, is_client: bool) -> None:
         self.max_frame = max_frame
+        self.held = 0
         self.answers_ping = False
         self.has_output = False
-        self.connection = _Connection(
+        self.connection: _Connection = _Connection(
             # Bytes: h2 cannot stand what has no decoded form.
             H2Configuration(client_side=is_client, header_encoding=None)
         )
@@ -206,11 +211,11 @@ class Http2Wire(Wire):
         self.connection.decoder.max_header_list_size = _MAX_HEADERS
         self.frames: deque[tuple[int, bytes]] = deque()
         #: Bytes of records that are not whole.
-        self.unfinished = 0
+        self.unfinished: int = 0
         #: Whether the session is open, so that this end may look at frames without end.
-        self.is_open = False
+        self.is_open: bool = False
         #: Whether nothing is received any more.
-        self.is_closing = False
+        self.is_closing: bool = False
         self._goodbye = b""
         self._goodbye_code: ErrorCodes | None = None
         self._error: RemoteProtocolError | None = None

@@ -67,6 +67,10 @@ class ServerWire(Http2Wire):
     What its client does need not be what Hyps' does: any number of requests at any time.
     """
 
+    held: int
+    has_output: bool
+    unfinished: int
+
     def __init__(self, max_frame: int) -> None:
         super().__init__(max_frame, is_client=False)
         self.connection.initiate_connection()

@@ -101,12 +101,12 @@ class Outlet:
     __slots__ = ("_chunks", "is_ending", "size", "stream")
 
     def __init__(self, stream: int) -> None:
-        self.stream = stream
+        self.stream: int = stream
         self._chunks: deque[bytes | bytearray | memoryview] = deque()
         #: Bytes that wait.
-        self.size = 0
+        self.size: int = 0
         #: Whether the stream ends behind them.
-        self.is_ending = False
+        self.is_ending: bool = False
 
     def put(self, data: bytes) -> None:
         chunks = self._chunks
