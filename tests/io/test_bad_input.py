@@ -54,9 +54,9 @@ def assert_logged_once(caplog: pytest.LogCaptureFixture, code: str, why: str = "
 NOT_HYPS = {
     "junk": b"\x00\x01\x02 junk",
     "one byte": b"h",
-    "an HTTP/1 request": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a request of another kind": b"BREW / HTCPCP/1.0\r\nHost: localhost\r\n\r\n",
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-    "a large request": b"POST / HTTP/1.1\r\n\r\n" + bytes(1_000_000),
+    "a large one": b"BREW / HTCPCP/1.0\r\n\r\n" + bytes(1_000_000),
 }
 
 

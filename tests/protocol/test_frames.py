@@ -140,7 +140,7 @@ def test_only_an_error_about_the_version_says_which_there_are() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n",
+        b"BREW / HTCPCP/1.0\r\nHost: example.com\r\n\r\n",
         b"PRI * HTTP/1.0\r\n\r\nSM\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01",
         b"hyps/1\r\n",
@@ -162,6 +162,18 @@ def test_another_protocol_is_told_so_in_a_line_of_text(data: bytes) -> None:
     assert line.startswith(b"HYPS/1")
     assert line.isascii()
     assert server.state is State.CLOSED
+    assert server.eof_is_due
+
+
+def test_http_1_is_told_so_in_http_1() -> None:
+    server = session()
+    server.receive_data(b"GET /messages HTTP/1.1\r\nhost: example.com\r\n\r\n")
+    with pytest.raises(RemoteProtocolError, match="HTTP/1"):
+        server.next_event()
+    head, _, body = server.data_to_send().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 505 ")
+    assert b"content-length: %d" % len(body) in head
+    assert b"--http2-prior-knowledge" in body
     assert server.eof_is_due
 
 

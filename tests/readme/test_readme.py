@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -31,7 +33,7 @@ def find_blocks() -> dict[str, list[str]]:
 
 
 BLOCKS = find_blocks()
-DEMO, TESTS, SERVE, SUB, PUB, BENCH = BLOCKS["sh"]
+DEMO, TESTS, SERVE, SUB, PUB, BENCH, CURL_LISTEN, CURL_PUBLISH = BLOCKS["sh"]
 
 
 def free_port() -> int:
@@ -102,6 +104,33 @@ def test_bench(env: dict[str, str]) -> None:
         )
     assert done.returncode == 0, done.stderr
     assert "Delivered 40,000 of 40,000, missed 0" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_curl(env: dict[str, str]) -> None:
+    listen, publish = (
+        code.replace("8787", env["HYPS_PORT"]) for code in (CURL_LISTEN, CURL_PUBLISH)
+    )
+    with started(SERVE, env, "listening at"):
+        # In a group of its own, as it ends with what it is told to.
+        listener = subprocess.Popen(
+            ["bash", "-c", listen], stdout=subprocess.PIPE, start_new_session=True
+        )
+        try:
+            assert listener.stdout is not None
+            heard: list[object] = []
+            # Nothing tells when it has subscribed, so it is told until it hears.
+            while not heard:
+                told = subprocess.run(
+                    ["bash", "-e", "-c", publish], stdout=subprocess.PIPE, timeout=TIMEOUT
+                )
+                assert (told.returncode, told.stdout) == (0, b"k")
+                heard, _, _ = select.select([listener.stdout], [], [], 0.1)
+            assert listener.stdout.readline() == b"^@^@^@^Knews\n"
+            assert listener.stdout.readline() == b"hello\n"
+        finally:
+            os.killpg(listener.pid, signal.SIGKILL)
+            listener.wait()
 
 
 TEST_EXAMPLES = [code for code in BLOCKS["python"] if "pytest" in code]

@@ -222,7 +222,9 @@ def as_text(summary: dict[str, Any]) -> str:
             + (f", outcome unknown {unknown:,}" if unknown else "")
         )
     if subscribers is not None:
-        more = ", and an unknown number more" if subscribers["missed_unknown"] else ""
+        # Where losses cannot be told that all came is known all the same.
+        is_unknown = subscribers["missed_unknown"] and subscribers["outstanding"]
+        more = ", and an unknown number more" if is_unknown else ""
         lines.append(
             f"Delivered {subscribers['messages']:,} of {subscribers['expected']:,},"
             f" missed {subscribers['missed']:,}{more}, did not come {subscribers['outstanding']:,}"

@@ -39,7 +39,7 @@ url_option = click.option(
     show_envvar=True,
     default="hyps://127.0.0.1:8787",
     show_default=True,
-    help="Where the hub is: hyps://host:port, hypss://host:port (TLS) or hyps+unix:///path.",
+    help="Where the hub is: hyps://host:port, hypss://host:port (TLS), hyps+unix:///path, or http(s)://host:port.",
 )
 token_option = click.option(
     "--token",

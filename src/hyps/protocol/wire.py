@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from .errors import RemoteProtocolError
@@ -19,6 +20,27 @@ _NOT_HYPS: Final = (
     b"HYPS/%d: this port speaks the Hyps pub/sub protocol, and what came is something else\r\n"
     % VERSION
 )
+
+#: How a request of HTTP/1 begins.
+_HTTP_1: Final = (b"GET ", b"POST ", b"PUT ", b"HEAD ", b"OPTIONS ", b"DELETE ")
+_WANTS_HTTP_2: Final = (
+    b"this port speaks HTTP/2 with prior knowledge (curl --http2-prior-knowledge)\n"
+)
+_NOT_HTTP_1: Final = (
+    b"HTTP/1.1 505 HTTP Version Not Supported\r\nconnection: close\r\n"
+    b"content-type: text/plain\r\ncontent-length: %d\r\n\r\n%b"
+    % (len(_WANTS_HTTP_2), _WANTS_HTTP_2)
+)
+
+# Without h2 these two are all of HTTP/2 that is spoken (RFC 9113, 6.5 and 6.8).
+_HTTP2_SETTINGS: Final = b"\0\0\0\4\0\0\0\0\0"
+_HTTP2_GOAWAY: Final = Struct(">IBIII")
+
+
+def _encode_goaway(reason: str) -> bytes:
+    text = reason.encode()
+    # The code is HTTP_1_1_REQUIRED, which comes next to "not here".
+    return _HTTP2_GOAWAY.pack((8 + len(text)) << 8 | 7, 0, 0, 0, 0x0D) + text
 
 
 class Wire(ABC):
@@ -124,7 +146,8 @@ class UnknownWire(Wire):
         self.max_frame = max_frame
         self._wires = wires
         self._on_known = on_known
-        self._is_strange = False
+        # What a client is told that speaks something else, in what it speaks.
+        self._answer = b""
         self._buffer = bytearray()
 
     @property
@@ -141,17 +164,22 @@ class UnknownWire(Wire):
         buffer = self._buffer
         for start, make in self._wires.items():
             if buffer.startswith(start):
-                wire = make(self.max_frame)
+                try:
+                    wire = make(self.max_frame)
+                except RemoteProtocolError as error:
+                    self._answer = _HTTP2_SETTINGS + _encode_goaway(str(error))
+                    raise
                 wire.receive_data(bytes(buffer))
                 self._on_known(wire)
                 return wire.next_frame()
-        self._is_strange = not any(start.startswith(buffer) for start in self._wires)
-        if self._is_strange:
-            raise RemoteProtocolError("the preface is missing")
-        return None
+        if any(start.startswith(buffer) for start in self._wires):
+            return None
+        if buffer.startswith(_HTTP_1):
+            self._answer = _NOT_HTTP_1
+            raise RemoteProtocolError("the preface is missing: this is an HTTP/1 request")
+        self._answer = _NOT_HYPS
+        raise RemoteProtocolError("the preface is missing")
 
     def encode(self, kind: int, bodies: list[bytes], length: int) -> Iterable[bytes]:
-        if self._is_strange:
-            # Whatever it is, text is what a human at the other end can read.
-            return (_NOT_HYPS,)
-        return (frame_head(kind, length), *bodies)
+        # Whatever it is, text is what a human at the other end can read.
+        return (self._answer,) if self._answer else (frame_head(kind, length), *bodies)

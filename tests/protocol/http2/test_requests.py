@@ -115,7 +115,16 @@ def test_second_messages_of_a_connection() -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["channel", "channel=", "channel=a%0Ab", "channel=%FF", "c&channel=c", "channel=c&&"]
+    "query",
+    [
+        "channel",
+        "channel=",
+        "channel=a%0Ab",
+        "channel=%FF",
+        "c&channel=c",
+        "channel=c&&",
+        "chanel=c",
+    ],
 )
 def test_bad_query(query: str) -> None:
     peer = stranger()
@@ -141,7 +150,7 @@ def test_channel_that_is_refused() -> None:
     ("query", "channels"),
     [
         ("channel=c", ["c"]),
-        ("channel=c&channel=d&other=1", ["c", "d"]),
+        ("channel=c&channel=d", ["c", "d"]),
         ("channel=a%20b", ["a b"]),
         ("channel=a+b", ["a b"]),
         ("channel=%C3%A9%26%3D", ["\u00e9&="]),
@@ -161,7 +170,7 @@ def test_messages_of_channels_in_the_url(query: str, channels: list[str]) -> Non
     assert peer.broker.channels == len(channels)
 
 
-@pytest.mark.parametrize("query", ["", "?", "?other=1"])
+@pytest.mark.parametrize("query", ["", "?"])
 def test_messages_without_channels(query: str) -> None:
     peer = stranger()
     assert ask(peer, "GET", f"/messages{query}")[":status"] == "200"

@@ -85,6 +85,8 @@ class ServerWire(Http2Wire):
         # The request for /messages that waits for the channels in its URL, and their codes.
         self._url_stream = 0
         self._url_codes = b""
+        # Whether the client is asked to leave.
+        self._is_leaving = False
         # Bytes of answers that wait.
         self._unread = 0
         # Whether answers wait for the rest of a batch, until when, and whether some of it came.
@@ -150,11 +152,14 @@ class ServerWire(Http2Wire):
         try:
             pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True, errors="strict")
             names = [encode_channel(value) for name, value in pairs if name == "channel"]
-        except (ValueError, HypsError):
+        except (ValueError, HypsError) as error:
             if query:
-                self._refuse(stream, 400, "the query is no list of channel=")
+                self._refuse(stream, 400, f"the query is no list of channel=: {error}")
                 return
-            names = []
+            pairs, names = [], []
+        if len(names) < len(pairs):
+            self._refuse(stream, 400, "the query may have channel=, and nothing else")
+            return
         if names:
             # It is accepted when the hub has answered.
             self._url_stream = stream
@@ -249,7 +254,7 @@ class ServerWire(Http2Wire):
 
     def put(self, kind: int, bodies: list[bytes]) -> None:
         match kind:
-            case Kind.MESSAGES:
+            case Kind.MESSAGES if not self._is_leaving:
                 for body in bodies:
                     self._messages.put(body)
             case Kind.PUBLISH_ACK:
@@ -260,6 +265,8 @@ class ServerWire(Http2Wire):
             case Kind.PING:
                 self.ping(bodies[0])
             case Kind.GOAWAY:
+                # Then its messages end: who only waits for them would not leave.
+                self._is_leaving = True
                 self.say_goodbye(ErrorCodes.NO_ERROR, Fields("GOAWAY", bodies[0]).text("reason"))
             case Kind.ERROR:
                 self._on_error(Fields("ERROR", bodies[0]))
@@ -300,6 +307,13 @@ class ServerWire(Http2Wire):
             status = 401 if code == ErrorCode.AUTH else 503
             self._refuse(self._opener.stream_id, status, text)
             self._opener = None
+        self.is_closing = True
+        self.send_all()
+        for stream, request in self._requests.items():
+            # Its end would say that all went well.
+            if (request.owed or request.records.rest) and self.connection.is_open(stream):
+                self.connection.reset_stream(stream, ErrorCodes.PROTOCOL_ERROR)
+        self._requests.clear()
         self.end(code, text)
 
     def send_all(self) -> None:
@@ -308,7 +322,7 @@ class ServerWire(Http2Wire):
         for stream, request in list(self._requests.items()):
             answers = request.answers
             is_held = holds and request.is_held
-            is_last = request.is_ended and not request.owed
+            is_last = request.is_ended and not request.owed and not request.records.rest
             if answers.size and not is_held:
                 answers.is_ending = is_last
                 self.send(answers)
@@ -321,6 +335,10 @@ class ServerWire(Http2Wire):
         self._is_due = False
         if self._messages.stream:
             self.send(self._messages, _MAX_SEND)
+            if self._is_leaving and not self._messages.size and not self._goodbye:
+                if self.connection.is_open(self._messages.stream):
+                    self.connection.end_stream(self._messages.stream)
+                self._messages.stream = 0
         elif self.is_closing:
             self._messages.clear()
         self._unread = unread
