@@ -113,24 +113,23 @@ def test_curl(env: dict[str, str]) -> None:
     )
     with started(SERVE, env, "listening at"):
         # In a group of its own, as it ends with what it is told to.
-        listener = subprocess.Popen(
+        with subprocess.Popen(
             ["bash", "-c", listen], stdout=subprocess.PIPE, start_new_session=True
-        )
-        try:
-            assert listener.stdout is not None
-            heard: list[object] = []
-            # Nothing tells when it has subscribed, so it is told until it hears.
-            while not heard:
-                told = subprocess.run(
-                    ["bash", "-e", "-c", publish], stdout=subprocess.PIPE, timeout=TIMEOUT
-                )
-                assert (told.returncode, told.stdout) == (0, b"k")
-                heard, _, _ = select.select([listener.stdout], [], [], 0.1)
-            assert listener.stdout.readline() == b"^@^@^@^Knews\n"
-            assert listener.stdout.readline() == b"hello\n"
-        finally:
-            os.killpg(listener.pid, signal.SIGKILL)
-            listener.wait()
+        ) as listener:
+            try:
+                assert listener.stdout is not None
+                # Nothing tells when it has subscribed, so it is told until it hears.
+                while True:
+                    told = subprocess.run(
+                        ["bash", "-e", "-c", publish], stdout=subprocess.PIPE, timeout=TIMEOUT
+                    )
+                    assert (told.returncode, told.stdout) == (0, b"k")
+                    if select.select([listener.stdout], [], [], 0.1)[0]:
+                        break
+                assert listener.stdout.readline() == b"^@^@^@^Knews\n"
+                assert listener.stdout.readline() == b"hello\n"
+            finally:
+                os.killpg(listener.pid, signal.SIGKILL)
 
 
 TEST_EXAMPLES = [code for code in BLOCKS["python"] if "pytest" in code]
