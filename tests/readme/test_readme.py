@@ -111,25 +111,27 @@ def test_curl(env: dict[str, str]) -> None:
     listen, publish = (
         code.replace("8787", env["HYPS_PORT"]) for code in (CURL_LISTEN, CURL_PUBLISH)
     )
-    with started(SERVE, env, "listening at"):
+    with (
+        started(SERVE, env, "listening at"),
         # In a group of its own, as it ends with what it is told to.
-        with subprocess.Popen(
+        subprocess.Popen(
             ["bash", "-c", listen], stdout=subprocess.PIPE, start_new_session=True
-        ) as listener:
-            try:
-                assert listener.stdout is not None
-                # Nothing tells when it has subscribed, so it is told until it hears.
-                while True:
-                    told = subprocess.run(
-                        ["bash", "-e", "-c", publish], stdout=subprocess.PIPE, timeout=TIMEOUT
-                    )
-                    assert (told.returncode, told.stdout) == (0, b"k")
-                    if select.select([listener.stdout], [], [], 0.1)[0]:
-                        break
-                assert listener.stdout.readline() == b"^@^@^@^Knews\n"
-                assert listener.stdout.readline() == b"hello\n"
-            finally:
-                os.killpg(listener.pid, signal.SIGKILL)
+        ) as listener,
+    ):
+        try:
+            assert listener.stdout is not None
+            # Nothing tells when it has subscribed, so it is told until it hears.
+            while True:
+                told = subprocess.run(
+                    ["bash", "-e", "-c", publish], stdout=subprocess.PIPE, timeout=TIMEOUT
+                )
+                assert (told.returncode, told.stdout) == (0, b"k")
+                if select.select([listener.stdout], [], [], 0.1)[0]:
+                    break
+            assert listener.stdout.readline() == b"^@^@^@^Knews\n"
+            assert listener.stdout.readline() == b"hello\n"
+        finally:
+            os.killpg(listener.pid, signal.SIGKILL)
 
 
 TEST_EXAMPLES = [code for code in BLOCKS["python"] if "pytest" in code]
