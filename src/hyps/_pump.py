@@ -178,6 +178,8 @@ class Pump(Generic[_Endpoint]):
             await self._handle_events()
             if deadline == math.inf:
                 break
+            if self.protocol.wants_tick:
+                continue
             with anyio.CancelScope() as self._sleep:
                 await self.clock.sleep_until(deadline)
 

@@ -12,7 +12,7 @@ from .broker import Broker, Channel, Outbox
 from .errors import ErrorCode, RemoteProtocolError
 from .events import Hello, Taken
 from .frames import PREFACE, Kind
-from .limits import FRAME_WORK, MAX_OPENING_FRAME, MAX_REASON, PASS_WORK
+from .limits import MAX_OPENING_FRAME, MAX_REASON, PASS_WORK
 from .records import decode_channel, pack, scan
 from .wire import NativeWire, UnknownWire
 
@@ -186,7 +186,7 @@ class ServerProtocol(Endpoint[Hello | Taken]):
             self._events.append(Taken(0, self._frame_work))
             self._frame_work = 0
         elif super()._advance():
-            self._frame_work += FRAME_WORK
+            self._frame_work += self._wire.frame_work
         else:
             return False
         return True

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from .errors import RemoteProtocolError
 from .frames import PREFACE, VERSION, FrameDecoder, frame_head
+from .limits import FRAME_WORK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -63,6 +64,8 @@ class Wire(ABC):
     is_eager: bool = False
     #: Whether the peer goes on to answer when this end has half-closed.
     may_half_close: bool = True
+    #: Units of work in looking at a frame, whatever is in it.
+    frame_work: int = FRAME_WORK
     #: Whether each message that the hub drops is counted.
     counts_losses: bool = True
 

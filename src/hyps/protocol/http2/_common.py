@@ -28,11 +28,13 @@ from hyperframe.frame import (
     GoAwayFrame,
     HeadersFrame,
     RstStreamFrame,
+    SettingsFrame,
     WindowUpdateFrame,
 )
 
 from ..errors import ErrorCode, RemoteProtocolError
 from ..frames import FIRST_IGNORABLE, Kind
+from ..limits import FRAME_WORK
 from ..wire import Wire
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ MAX_DATA: Final = 16_384
 _HEAD: Final = Struct(">IBI")
 _END_STREAM: Final = 0x01
 
+_SETTINGS: Final = frozenset(map(int, SettingCodes))
+
 #: Bytes of a header list, and requests at a time.
 _MAX_HEADERS: Final = 16_384
 _MAX_STREAMS: Final = 100
@@ -61,7 +65,7 @@ FIRST_WINDOW: Final = 65_535
 #: Frames that carry nothing, PING, SETTINGS, RST_STREAM and the like, that the other side may
 #: send in a second, at most; what one costs that opened a stream for nothing; and the bytes that
 #: cost as much as one more.
-_MAX_IDLE_FRAMES: Final = 500
+_MAX_IDLE_FRAMES: Final = 1_000
 REQUEST_COST: Final = 5
 _IDLE_SIZE: Final = 256
 
@@ -129,6 +133,10 @@ class _Connection(H2Connection):
 
     def take_frame(self, frame: Frame) -> list[Event]:
         state = self.state_machine.state
+        if type(frame) is SettingsFrame:
+            # h2 keeps all there are, and there can be 65,536 of them.
+            known = {key: value for key, value in frame.settings.items() if key in _SETTINGS}
+            frame.settings = known
         try:
             if type(frame) is not DataFrame:
                 return self._receive_frame(frame)
@@ -185,6 +193,8 @@ class Http2Wire(Wire):
 
     is_eager = True
     counts_losses = False
+    # h2 takes eight times as long as the native wire.
+    frame_work = 8 * FRAME_WORK
     held: int
     has_output: bool
     wants_tick: bool = False
@@ -222,6 +232,7 @@ class Http2Wire(Wire):
         self._is_ended = False
         self._idle_frames = 0
         self._counted_at = -math.inf
+        self._is_counting = False
 
     # Input
 
@@ -295,9 +306,9 @@ class Http2Wire(Wire):
         if self._idle_frames > _MAX_IDLE_FRAMES:
             text = "HTTP/2: too many frames that carry nothing"
             self.fail(RemoteProtocolError(text, ErrorCode.LIMIT))
-        elif self._idle_frames > _MAX_IDLE_FRAMES // 2:
-            # It may have taken long.
-            self.wants_tick = True
+        elif not self._is_counting:
+            # From now on it is seconds that count.
+            self._is_counting = self.wants_tick = True
 
     def _on_event(self, event: Event) -> None:
         match event:
@@ -410,7 +421,8 @@ class Http2Wire(Wire):
         if now - self._counted_at >= 1:
             self._counted_at = now
             self._idle_frames = 0
-        return self._counted_at + 1 if self._idle_frames > _MAX_IDLE_FRAMES // 2 else math.inf
+            self._is_counting = False
+        return self._counted_at + 1 if self._is_counting else math.inf
 
 
 def first(headers: Iterable[Any] | None, name: bytes) -> str | None:

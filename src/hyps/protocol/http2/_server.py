@@ -28,6 +28,9 @@ _MAX_HOLD_TIME: Final = 1.0
 #: Bytes of messages that are sent at once, so that nothing has to wait long behind them.
 _MAX_SEND: Final = 262_144
 
+#: Headers of a request that cost nothing.
+_FREE_HEADERS: Final = 32
+
 #: Bytes of answers that may wait for the client to grant window: it may send for as long as it
 #: likes before it reads one. Each is a byte.
 _MAX_ANSWERS: Final = 2 * 1024 * 1024
@@ -58,6 +61,9 @@ class _Request:
         """Whether answers wait for the rest of a batch."""
         if self.is_ended:
             return self.owed > 0
+        if self.answers.size >= FIRST_WINDOW:
+            # More than a client of Hyps for Nim reads at once.
+            return False
         return self.is_cut or self.owed > 0 or self.records.rest > 0
 
 
@@ -85,6 +91,7 @@ class ServerWire(Http2Wire):
         # The request for /messages that waits for the channels in its URL, and their codes.
         self._url_stream = 0
         self._url_codes = b""
+        self._url_names: list[bytes] = []
         # Whether the client is asked to leave.
         self._is_leaving = False
         # Bytes of answers that wait.
@@ -120,6 +127,7 @@ class ServerWire(Http2Wire):
 
     def _on_request(self, event: RequestReceived) -> None:
         stream = event.stream_id
+        self.spend(len(event.headers or ()) // _FREE_HEADERS)
         method = first(event.headers, b":method") or ""
         path, _, query = (first(event.headers, b":path") or "").partition("?")
         if path not in _METHODS:
@@ -164,6 +172,7 @@ class ServerWire(Http2Wire):
             # It is accepted when the hub has answered.
             self._url_stream = stream
             self._url_codes = b""
+            self._url_names = names
             self._owing.append((stream, len(names)))
             self.frames.append((Kind.SUBSCRIBE, b"".join([pack(name, b"") for name in names])))
         else:
@@ -171,6 +180,8 @@ class ServerWire(Http2Wire):
             self._messages.stream = stream
 
     def _accept(self, stream: int) -> None:
+        if not self.connection.is_open(stream):
+            return
         headers = [(":status", "200"), ("content-type", "application/octet-stream")]
         self.connection.send_headers(stream, headers)
         self.has_output = True
@@ -183,6 +194,8 @@ class ServerWire(Http2Wire):
         *headers: tuple[str, str],
         has_body: bool = True,
     ) -> None:
+        if not self.connection.is_open(stream):
+            return
         body = f"{text}\n".encode()
         head = [
             (":status", str(status)),
@@ -296,7 +309,15 @@ class ServerWire(Http2Wire):
             return
         self._url_stream = 0
         if self._url_codes.strip(b"k"):
-            self._refuse(stream, 403, "the hub does not allow one of the channels")
+            is_late = b"u" in self._url_codes
+            text = "the hub is leaving" if is_late else "the hub does not allow one of the channels"
+            self._refuse(stream, 503 if is_late else 403, text)
+            # All or none.
+            names = zip(self._url_names, self._url_codes, strict=True)
+            granted = [pack(name, b"") for name, code in names if code == ord("k")]
+            if granted:
+                self.frames.append((Kind.UNSUBSCRIBE, b"".join(granted)))
+                self.wants_tick = True
         else:
             self._accept(stream)
             self._messages.stream = stream
@@ -326,7 +347,7 @@ class ServerWire(Http2Wire):
             if answers.size and not is_held:
                 answers.is_ending = is_last
                 self.send(answers)
-            elif is_last and not answers.size:
+            elif is_last and not answers.size and self.connection.is_open(stream):
                 self.connection.end_stream(stream)
             if is_last and not answers.size:
                 del self._requests[stream]
