@@ -76,6 +76,7 @@ class ServerWire(Http2Wire):
     held: int
     has_output: bool
     unfinished: int
+    wants_tick: bool
 
     def __init__(self, max_frame: int) -> None:
         super().__init__(max_frame, is_client=False)
