@@ -60,6 +60,12 @@ class _Gaps:
         return self._gaps.popitem(last=False)[1].as_gap()
 
 
+#: What subscriptions have in common that never got a message: most of a thousand, of which each
+#: would have an empty deque of 760 bytes of its own. Nothing is ever put into it.
+_NOTHING: Final[deque[Any]] = deque()
+_NOBODY: Final[Iterator[Any]] = iter(())
+
+
 class Buffer:
     """Messages and gaps in order. This one drops the newest messages when it is full.
 
@@ -74,12 +80,12 @@ class Buffer:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         # Runs as they came: what is per message is done when it is read.
-        self._items: deque[Run | _Missed] = deque()
+        self._items: deque[Run | _Missed] = _NOTHING
         self._count = 0
         self._size = 0
         #: The messages of the run that is being read. Typed as what a subscription yields, which
         #: may be messages alone or gaps too.
-        self.ready: Iterator[Any] = iter(())
+        self.ready: Iterator[Any] = _NOBODY
         self._ready_size = 0
         # By channel and reason, the gaps in the queue that no message of the channel is behind.
         self._open: dict[str, dict[GapReason, _Missed]] = {}
@@ -109,6 +115,8 @@ class Buffer:
     def _append(self, run: Run) -> None:
         if self._open:
             self._open.pop(run.channel, None)
+        if self._items is _NOTHING:
+            self._items = deque()
         self._items.append(run)
         self._count += run.count
         self._size += len(run.records)
@@ -131,6 +139,8 @@ class Buffer:
             gaps[reason].missed = _add(gaps[reason].missed, missed)
         else:
             gaps[reason] = gap = _Missed(channel, missed, reason)
+            if self._items is _NOTHING:
+                self._items = deque()
             self._items.append(gap)
 
     def _close(self, gap: _Missed) -> None:
@@ -172,7 +182,7 @@ class _DropOldest(Buffer):
         self._front = _Gaps()
         # What is left of the run that was being read when there was no room, of which gaps may be
         # in front now. It is in either this or `ready`.
-        self._rest: Iterator[Message] = iter(())
+        self._rest: Iterator[Message] = _NOBODY
 
     def __bool__(self) -> bool:
         return bool(self._front or self._items) or length_hint(self._rest) > 0
@@ -184,7 +194,7 @@ class _DropOldest(Buffer):
 
     def _put_what_fits(self, run: Run, count: int, size: int) -> int:
         if length_hint(self.ready):
-            self._rest, self.ready = self.ready, iter(())
+            self._rest, self.ready = self.ready, _NOBODY
         self._append(run)
         return self._drop_rest() + self._drop()
 
@@ -247,7 +257,7 @@ class _DropOldest(Buffer):
     def take_one(self) -> Message | Gap:
         if not self._front and length_hint(self._rest):
             rest = self.ready = self._rest
-            self._rest = iter(())
+            self._rest = _NOBODY
             return next(rest)
         return super().take_one()
 
