@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn
 
 import anyio
@@ -337,7 +338,7 @@ class Subscription(Generic[Item]):
         missed = self._buffer.put(run)
         if missed:
             if not self._episode:
-                self._episode_of = sorted(self.held)[:3] if self._logs_overflow else []
+                self._episode_of = sorted(islice(self.held, 3))
             self._missed += missed
             self._episode += missed
             if self._episode >= self._tell_at:

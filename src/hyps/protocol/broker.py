@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from ._output import OutputQueue
@@ -141,8 +142,9 @@ class Broker:
         self._channels: dict[bytes, Channel] = {}
         # Channels that nobody holds: those that were left since the last sweep, and before it.
         # So each is kept for one to two times keep_time, and no times are noted.
-        self._left: dict[Channel, None] = {}
-        self._long_left: dict[Channel, None] = {}
+        # Ordered dicts, as a dict gets slower to take from the front of with each that was taken.
+        self._left: OrderedDict[Channel, None] = OrderedDict()
+        self._long_left: OrderedDict[Channel, None] = OrderedDict()
         self._sweep_at = math.inf
         self._removals = 0
         self._generation = self._make_generation()
@@ -206,7 +208,7 @@ class Broker:
         if now >= self._sweep_at:
             for channel in list(self._long_left):
                 self._remove(channel)
-            self._long_left, self._left = self._left, {}
+            self._long_left, self._left = self._left, OrderedDict()
             self._sweep_at = math.inf
         if self._sweep_at == math.inf and (self._left or self._long_left):
             self._sweep_at = now + self.limits.keep_time

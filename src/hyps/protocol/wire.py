@@ -36,12 +36,12 @@ _NOT_HTTP_1: Final = (
 # Without h2 these two are all of HTTP/2 that is spoken (RFC 9113, 6.5 and 6.8).
 _HTTP2_SETTINGS: Final = b"\0\0\0\4\0\0\0\0\0"
 _HTTP2_GOAWAY: Final = Struct(">IBIII")
+_INTERNAL_ERROR: Final = 0x02
 
 
 def _encode_goaway(reason: str) -> bytes:
     text = reason.encode()
-    # The code is HTTP_1_1_REQUIRED, which comes next to "not here".
-    return _HTTP2_GOAWAY.pack((8 + len(text)) << 8 | 7, 0, 0, 0, 0x0D) + text
+    return _HTTP2_GOAWAY.pack((8 + len(text)) << 8 | 7, 0, 0, 0, _INTERNAL_ERROR) + text
 
 
 class Wire(ABC):

@@ -329,14 +329,11 @@ class ServerWire(Http2Wire):
             status = 401 if code == ErrorCode.AUTH else 503
             self._refuse(self._opener.stream_id, status, text)
             self._opener = None
-        self.is_closing = True
-        self.send_all()
+        self.end(code, text)
         for stream, request in self._requests.items():
             # Its end would say that all went well.
             if (request.owed or request.records.rest) and self.connection.is_open(stream):
                 self.connection.reset_stream(stream, ErrorCodes.PROTOCOL_ERROR)
-        self._requests.clear()
-        self.end(code, text)
 
     def send_all(self) -> None:
         unread = waiting = 0
