@@ -70,7 +70,7 @@ def oldest(session: nox.Session) -> None:
 def coverage(session: nox.Session) -> None:
     """Measure which branches the tests take."""
     session.install(".", *TEST)
-    env = {"COVERAGE_FILE": str(Path(session.create_tmp()).resolve() / ".coverage")}
+    env = {"COVERAGE_FILE": str(Path(session.virtualenv.location).resolve() / ".coverage")}
     session.run("coverage", "erase", env=env)
     session.run("coverage", "run", "-m", *PYTEST, *session.posargs, env=env)
     session.run("coverage", "combine", "-q", env=env)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import functools
 import inspect
+import tempfile
 from importlib.util import find_spec
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: Seconds after which an async test has hung. Tests wait for events and never for seconds, so
 #: this is only ever reached by a failure.
@@ -34,6 +39,13 @@ def _backend(test_id: str, name: str, options: dict[str, Any], *, needs: str | N
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
     """Name and options of the event loop, for AnyIO's plugin."""
     return request.param
+
+
+@pytest.fixture
+def socket_folder() -> Iterator[Path]:
+    """A folder for Unix sockets: their paths are bounded, and pytest's folders may lie deep."""
+    with tempfile.TemporaryDirectory(prefix="hyps-", dir="/tmp") as folder:
+        yield Path(folder).resolve()
 
 
 @pytest.hookimpl(tryfirst=True)

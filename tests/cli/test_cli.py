@@ -166,8 +166,8 @@ def test_json() -> None:
     ]
 
 
-def test_unix_socket(tmp_path: Path) -> None:
-    path = tmp_path / "hub.sock"
+def test_unix_socket(socket_folder: Path) -> None:
+    path = socket_folder / "hub.sock"
     with serving("--uds", str(path)) as (url, hub):
         assert url == f"hyps+unix://{path}"
         with subscribed("news", "--count", "1", "--url", url) as sub:
@@ -292,8 +292,8 @@ def test_port_in_use() -> None:
         assert_one_line_of_error(run("serve", "--port", port), url, "in use")
 
 
-def test_unix_socket_in_use(tmp_path: Path) -> None:
-    path = str(tmp_path / "hub.sock")
+def test_unix_socket_in_use(socket_folder: Path) -> None:
+    path = str(socket_folder / "hub.sock")
     with serving("--uds", path) as (url, _):
         assert_one_line_of_error(run("serve", "--uds", path), path, "in use")
         assert run("pub", "news", "still there", "--url", url)[0] == 0

@@ -71,8 +71,8 @@ def backend(anyio_backend: tuple[str, dict[str, Any]]) -> str:
 
 @pytest.fixture(params=TRANSPORTS)
 async def url(
-    request: pytest.FixtureRequest, anyio_backend: object, tmp_path: Path
+    request: pytest.FixtureRequest, anyio_backend: object, socket_folder: Path
 ) -> AsyncIterator[str]:
     """The URL of a hub, at each transport in turn."""
-    async with hub_at(request.param, tmp_path) as url:
+    async with hub_at(request.param, socket_folder) as url:
         yield url

@@ -477,8 +477,8 @@ async def test_what_has_nothing_to_wait_for_is_a_checkpoint(client: hyps.Client)
 
 
 @pytest.mark.parametrize("is_unix", [False, True])
-async def test_entering_and_leaving_a_server(is_unix: bool, tmp_path: Path) -> None:
-    uds = tmp_path / "hub.sock" if is_unix else None
+async def test_entering_and_leaving_a_server(is_unix: bool, socket_folder: Path) -> None:
+    uds = socket_folder / "hub.sock" if is_unix else None
     server = hyps.Server(port=0, uds=uds)
     clients: list[hyps.Client] = []
     stuck: list[hyps.Client] = []

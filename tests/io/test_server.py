@@ -96,8 +96,8 @@ async def test_serve_is_started_and_cancelled() -> None:
         await hyps.connect(url).connect()
 
 
-async def test_serve_takes_what_a_server_takes(tmp_path: Path) -> None:
-    path = tmp_path / "hub.sock"
+async def test_serve_takes_what_a_server_takes(socket_folder: Path) -> None:
+    path = socket_folder / "hub.sock"
     limits = Limits(max_message=3)
     async with anyio.create_task_group() as tasks:
         server = await tasks.start(

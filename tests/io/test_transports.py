@@ -129,8 +129,8 @@ async def test_tcp_version_6() -> None:
 
 
 @pytest.mark.parametrize("name", ["hub.sock", "a b", "a%41", "a#b", "a?b", "\u00e9"])
-async def test_a_unix_socket(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
+async def test_a_unix_socket(socket_folder: Path, name: str) -> None:
+    path = socket_folder / name
     async with hyps.Server(uds=path) as server:
         assert stat.S_ISSOCK(path.stat().st_mode)
         async with hyps.connect(server.urls[0]) as client, client.subscribe("a") as subscription:
@@ -140,19 +140,19 @@ async def test_a_unix_socket(tmp_path: Path, name: str) -> None:
 
 
 async def test_a_unix_socket_at_a_relative_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    socket_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(socket_folder)
     async with hyps.Server(uds="hub.sock") as server:
-        assert server.urls == (f"hyps+unix://{tmp_path}/hub.sock",)
+        assert server.urls == (f"hyps+unix://{socket_folder}/hub.sock",)
         monkeypatch.chdir("/")
         async with hyps.connect(server.urls[0]) as client:
             await client.publish("a", b"")
-    assert not (tmp_path / "hub.sock").exists()
+    assert not (socket_folder / "hub.sock").exists()
 
 
-async def test_a_unix_socket_in_use(tmp_path: Path) -> None:
-    path = tmp_path / "hub.sock"
+async def test_a_unix_socket_in_use(socket_folder: Path) -> None:
+    path = socket_folder / "hub.sock"
     async with hyps.Server(uds=path) as server:
         with pytest.raises(hyps.CannotListen, match="in use"):
             await hyps.serve(uds=path)
@@ -161,8 +161,8 @@ async def test_a_unix_socket_in_use(tmp_path: Path) -> None:
             await client.publish("a", b"")
 
 
-async def test_a_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "hub.sock"
+async def test_a_stale_unix_socket_is_replaced(socket_folder: Path) -> None:
+    path = socket_folder / "hub.sock"
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(path))
     assert path.exists()
@@ -171,8 +171,8 @@ async def test_a_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-async def test_a_file_is_not_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "file"
+async def test_a_file_is_not_replaced(socket_folder: Path) -> None:
+    path = socket_folder / "file"
     path.write_text("precious")
     with pytest.raises(hyps.CannotListen, match="exists"):
         await hyps.serve(uds=path)
@@ -180,11 +180,11 @@ async def test_a_file_is_not_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["missing/hub.sock", "a" * 200])
-async def test_a_unix_socket_that_cannot_be(tmp_path: Path, name: str) -> None:
+async def test_a_unix_socket_that_cannot_be(socket_folder: Path, name: str) -> None:
     with pytest.raises(hyps.CannotListen):
-        await hyps.serve(uds=tmp_path / name)
+        await hyps.serve(uds=socket_folder / name)
     with pytest.raises(hyps.ConnectionRefused):
-        await hyps.connect(f"hyps+unix://{tmp_path / name}").connect()
+        await hyps.connect(f"hyps+unix://{socket_folder / name}").connect()
 
 
 async def test_a_path_with_a_null_in_it() -> None:
@@ -192,8 +192,8 @@ async def test_a_path_with_a_null_in_it() -> None:
         await hyps.connect("hyps+unix:///a%00b").connect()
 
 
-async def test_nobody_listens_at_a_unix_socket(tmp_path: Path) -> None:
-    path = tmp_path / "hub.sock"
+async def test_nobody_listens_at_a_unix_socket(socket_folder: Path) -> None:
+    path = socket_folder / "hub.sock"
     with pytest.raises(hyps.ConnectionRefused, match="no such file"):
         await hyps.connect(f"hyps+unix://{path}").connect()
     with socket.socket(socket.AF_UNIX) as stale:
@@ -202,15 +202,15 @@ async def test_nobody_listens_at_a_unix_socket(tmp_path: Path) -> None:
         await hyps.connect(f"hyps+unix://{path}").connect()
 
 
-async def test_a_socket_file_that_was_removed_meanwhile(tmp_path: Path) -> None:
-    path = tmp_path / "hub.sock"
+async def test_a_socket_file_that_was_removed_meanwhile(socket_folder: Path) -> None:
+    path = socket_folder / "hub.sock"
     async with hyps.Server(uds=path):
         os.unlink(path)
     assert not path.exists()
 
 
-async def test_a_hub_that_leaves_does_not_remove_its_successors_socket(tmp_path: Path) -> None:
-    path = tmp_path / "hub.sock"
+async def test_a_hub_that_leaves_does_not_remove_its_successors_socket(socket_folder: Path) -> None:
+    path = socket_folder / "hub.sock"
     async with anyio.create_task_group() as tasks:
         peers: list[Peer] = []
         is_leaving = anyio.Event()
@@ -301,8 +301,10 @@ async def test_a_large_message_in_memory() -> None:
 
 
 @pytest.mark.parametrize("transport", ["tcp", "unix"])
-async def test_a_client_outlives_the_task_that_connected_it(tmp_path: Path, transport: str) -> None:
-    async with hub_at(transport, tmp_path) as url:
+async def test_a_client_outlives_the_task_that_connected_it(
+    socket_folder: Path, transport: str
+) -> None:
+    async with hub_at(transport, socket_folder) as url:
         client = hyps.connect(url)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(client.connect)
