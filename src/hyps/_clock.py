@@ -29,7 +29,9 @@ class ClockAttribute(TypedAttributeSet):
     clock: Clock = typed_attribute()
 
 
-class _LoopClock:
+class LoopClock:
+    """The event loop's own."""
+
     def now(self) -> float:
         return anyio.current_time()
 
@@ -40,7 +42,7 @@ class _LoopClock:
 def clock_of(stream: ByteStream) -> Clock:
     """Give the clock of a stream's connection."""
     try:
-        return stream.extra(ClockAttribute.clock, None) or _LoopClock()
+        return stream.extra(ClockAttribute.clock, None) or LoopClock()
     except Exception:
         # Of a connection that was reset already uvloop has no socket, which AnyIO does not expect.
-        return _LoopClock()
+        return LoopClock()

@@ -247,10 +247,10 @@ class Connection:
         patience = anyio.move_on_after(self._settings.limits.hello_timeout)
         try:
             with patience as self._patience:
-                async with dial(address, self._settings.ssl_context) as stream:
+                async with dial(address, self._settings.ssl_context) as transport:
                     # For its first frame the protocol object waits as long.
                     patience.deadline = math.inf
-                    self.link = Link(stream, partial(self._make_protocol, address), self.unheard)
+                    self.link = Link(transport, partial(self._make_protocol, address), self.unheard)
                     broken = await self.link.run(self._on_event, self._on_violation)
                 if broken is not None:
                     why = str(broken) or "it was reset"

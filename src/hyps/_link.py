@@ -11,14 +11,15 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from ._backend import Waiter, waiter_type
+from ._clock import clock_of
+from ._engine import Engine
 from ._pump import Pump
 from .protocol import Acked, ClientProtocol, HypsError, Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from anyio.abc import ByteStream
-
+    from ._sockets import Transport
     from .protocol import ClientEvent, RemoteProtocolError, ServerEvent
     from .protocol.client import Data
 
@@ -76,20 +77,21 @@ class Unheard:
 
 
 class Link:
-    """One connection to a hub, over a stream.
+    """One connection to a hub.
 
-    :param stream: to the hub; closed at the end
+    :param transport: to the hub; closed at the end
     :param make_protocol: makes the protocol object, given what it is to call when it has output
     :param unheard: takes the errors of operations that nobody awaits
     """
 
     def __init__(
         self,
-        stream: ByteStream,
+        transport: Transport,
         make_protocol: Callable[[Callable[[], None]], ClientProtocol],
         unheard: Unheard,
     ) -> None:
-        self._pump = Pump(stream, make_protocol)
+        self._engine = Engine(clock_of(transport.stream))
+        self._pump = Pump(transport, self._engine, make_protocol)
         self._new_waiter = waiter_type()
         self.protocol: ClientProtocol = self._pump.protocol
         # Why nothing new can be begun; None while it can.
@@ -125,7 +127,8 @@ class Link:
                 self._on_rejected(event)
             on_event(event)
 
-        await self._pump.run(take, on_violation, self.let_in)
+        async with self._engine:
+            await self._pump.run(take, on_violation, self.let_in)
         return self._pump.broken
 
     def close(self) -> None:
@@ -171,9 +174,16 @@ class Link:
             self._unheard.note(error)
 
     def begun(self, operation: int | None) -> int:
-        """Note an operation that was begun, and that is None only where there was nothing to do."""
+        """Note an operation that was begun, and that is None only where there was nothing to do.
+
+        It is sent at once if all before it were answered: nothing comes along that it could wait
+        for, as long as the answer to it does.
+        """
         if operation is not None:
+            is_alone = self._last_operation == self._answered
             self._last_operation = operation
+            if is_alone:
+                self._engine.flush()
         return self._last_operation
 
     def expect(self, operation: int, *, is_own: bool) -> Answer:

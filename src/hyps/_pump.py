@@ -1,4 +1,4 @@
-"""Moves bytes between a byte stream and a protocol object. The only reader and the only writer."""
+"""Moves bytes between a byte stream and a protocol object. The only one that sends and receives."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSStream
 
 from ._backend import Waiter, waiter_type
-from ._clock import clock_of
-from ._transport import count_unsent
 from .protocol import NEED_DATA, ClientProtocol, RemoteProtocolError, ServerProtocol, State, Taken
 from .protocol.limits import PASS_WORK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from anyio.abc import ByteStream
-
+    from ._engine import Alarm, Engine
+    from ._sockets import Transport
     from .protocol import ClientEvent, ServerEvent
 
 #: As much as uvloop reads at once: AnyIO copies what is left over at every smaller one.
@@ -32,44 +30,80 @@ _Endpoint = TypeVar("_Endpoint", ClientProtocol, ServerProtocol)
 _BROKEN: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 
 
+def _nothing() -> None:
+    pass
+
+
 class Pump(Generic[_Endpoint]):
     """Runs one connection from its first byte until it is closed.
 
-    No other task ever sends on the stream or receives from it. So a cancelled user never cuts a
-    frame, and what is queued while a send is under way goes out with the next one: that is the
-    batching, and it needs no timer.
+    Output goes out in :meth:`flush`, which never waits and which the engine calls. What the socket
+    does not take, and all of it where there is no socket to be had, is sent by the writer, a task
+    that is started when it is needed first. Either one or the other sends, and no user's task
+    does, so nobody who is cancelled cuts a frame; and what is queued while the writer sends goes
+    out with the next send.
 
-    :param stream: closed at the end
+    :param transport: closed at the end
+    :param engine: runs while the pump does
     :param protocol: makes the protocol object, given what it is to call when it has output
     :param shield: go on when the task that runs it is cancelled, until :meth:`abort`
     """
 
+    __slots__ = (
+        "_alarm",
+        "_engine",
+        "_failure",
+        "_is_lingering",
+        "_is_opening",
+        "_is_writing",
+        "_on_event",
+        "_on_sent",
+        "_on_violation",
+        "_parked",
+        "_rest",
+        "_scope",
+        "_socket",
+        "_stream",
+        "_transport",
+        "_writer",
+        "_written",
+        "broken",
+        "protocol",
+    )
+
     def __init__(
         self,
-        stream: ByteStream,
+        transport: Transport,
+        engine: Engine,
         protocol: Callable[[Callable[[], None]], _Endpoint],
         *,
         shield: bool = False,
     ) -> None:
-        self._stream = stream
-        #: What tells the protocol object the time.
-        self.clock = clock_of(stream)
-        self._new_waiter = waiter_type()
-        self._waiter: Waiter | None = None
-        self._written = self._new_waiter()
+        self._transport = transport
+        self._stream = transport.stream
+        self._socket = transport.socket
+        self._engine = engine
+        self._alarm: Alarm | None = None
         self._scope = anyio.CancelScope(shield=shield)
-        self._sleep = anyio.CancelScope()
+        # The writer's, once it was started.
+        self._writer: anyio.CancelScope | None = None
+        # What it waits for when there is nothing to send.
+        self._parked: Waiter | None = None
+        self._rest = b""
+        # Until it runs nothing is sent.
+        self._is_writing = True
+        self._written = waiter_type()()
         self._is_opening = True
         self._is_lingering = False
+        self._failure: Exception | None = None
+        self._on_sent: Callable[[], None] = _nothing
         self.protocol: _Endpoint = protocol(self.wake)
         #: What broke the stream, if it did not just end.
         self.broken: BaseException | None = None
 
     def wake(self) -> None:
         """Say that the protocol object has output."""
-        if self._waiter is not None:
-            self._waiter.set()
-            self._waiter = None
+        self._engine.note_output(self)
 
     def close(self) -> None:
         """End the connection: flush, half-close, wait for the peer, all in bounded time."""
@@ -89,7 +123,7 @@ class Pump(Generic[_Endpoint]):
         self,
         on_event: Callable[[ClientEvent | ServerEvent], None],
         on_violation: Callable[[RemoteProtocolError], None],
-        on_sent: Callable[[], None] = lambda: None,
+        on_sent: Callable[[], None] = _nothing,
     ) -> None:
         """Move bytes until the connection is closed.
 
@@ -100,19 +134,24 @@ class Pump(Generic[_Endpoint]):
         self._on_event = on_event
         self._on_violation: Callable[[RemoteProtocolError], None] | None = on_violation
         self._on_sent = on_sent
+        self._is_writing = False
         try:
             with self._scope:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._keep_time)
-                    tasks.start_soon(self._write)
-                    await self._read()
-                    await self._written.wait()
-                    tasks.cancel_scope.cancel()
+                self._set_alarm(-math.inf)
+                self.flush()
+                await self._read()
+                await self._written.wait()
         finally:
+            self._is_writing = True
+            self._drop_alarm()
+            if self._writer is not None:
+                self._writer.cancel()
             # What is queued can be much, and must not wait for the collector of cycles.
             self.protocol.discard()
             with anyio.move_on_after(self.protocol.limits.close_timeout, shield=True):
                 await anyio.aclose_forcefully(self._stream)
+        if self._failure is not None:
+            raise self._failure
 
     async def _read(self) -> None:
         protocol = self.protocol
@@ -128,61 +167,6 @@ class Pump(Generic[_Endpoint]):
         except _BROKEN as error:
             self._break(error)
 
-    async def _write(self) -> None:
-        protocol = self.protocol
-        send = self._stream.send
-        try:
-            while True:
-                data = protocol.data_to_send(WRITE_SIZE)
-                if protocol.wants_tick:
-                    self._sleep.cancel()
-                if data:
-                    self._on_sent()
-                    await send(data)
-                elif protocol.eof_is_due:
-                    self._linger()
-                    await self._half_close()
-                    self._written.set()
-                    return
-                else:
-                    self._on_sent()
-                    await self._park()
-        except (*_BROKEN, anyio.EndOfStream) as error:
-            # The end of the stream is what TLS finds when it must read to be able to write.
-            self._break(error)
-
-    async def _park(self) -> None:
-        """Wait until the protocol object has output."""
-        self._waiter = self._new_waiter()
-        await self._waiter.wait()
-
-    async def _half_close(self) -> None:
-        if isinstance(self._stream, TLSStream):
-            # It cannot half-close. Closing tells the peer too, but has to wait until it has said
-            # everything.
-            while not self.protocol.is_finished:
-                await self._park()
-            self._scope.cancel()
-            return
-        try:
-            await self._stream.send_eof()
-        except RuntimeError as error:
-            # uvloop, of a connection that was reset.
-            self._break(error)
-
-    async def _keep_time(self) -> None:
-        while True:
-            unsent = count_unsent(self._stream)
-            deadline = self.protocol.tick(self.clock.now(), unsent)
-            # It may have given the peer up.
-            await self._handle_events()
-            if deadline == math.inf:
-                break
-            if self.protocol.wants_tick:
-                continue
-            with anyio.CancelScope() as self._sleep:
-                await self.clock.sleep_until(deadline)
-
     async def _handle_events(self) -> None:
         next_event = self.protocol.next_event
         work = 0
@@ -194,6 +178,7 @@ class Pump(Generic[_Endpoint]):
                     if work >= PASS_WORK:
                         # One session's flood must not keep the others waiting.
                         work = 0
+                        self._engine.flush()
                         await checkpoint()
         except RemoteProtocolError as error:
             if self._on_violation is not None:
@@ -203,10 +188,121 @@ class Pump(Generic[_Endpoint]):
         if state in (State.CLOSED, State.DRAINING):
             self._linger()
         elif self._is_opening and state is not State.OPENING:
-            # What the clock sleeps for is the time to open.
+            # The alarm is for the time to open.
             self._is_opening = False
-            self._sleep.cancel()
+            self._set_alarm(-math.inf)
+        self._engine.flush()
+
+    # Sending
+
+    def flush(self) -> None:
+        """Send what can be sent at once, and leave the rest to the writer."""
+        if self._is_writing:
+            return
+        try:
+            self._flush()
+        except _BROKEN as error:
+            self._break(error)
+        except Exception as error:
+            # A defect, and not of the one who called this.
+            self._fail(error)
+
+    def _flush(self) -> None:
+        protocol = self.protocol
+        rest = protocol.data_to_send(WRITE_SIZE)
+        if rest and self._socket is not None:
+            try:
+                sent = self._socket.send(rest)
+            except BlockingIOError:
+                sent = 0
+            rest = rest[sent:] or protocol.data_to_send(WRITE_SIZE)
+        self._on_sent()
+        if protocol.wants_tick:
+            self._set_alarm(-math.inf)
+        if rest or protocol.eof_is_due:
+            self._rest = rest
+            self._is_writing = True
+            if self._writer is None:
+                self._writer = self._engine.start(self._write)
+            elif self._parked is not None:
+                self._parked.set()
+
+    async def _write(self) -> None:
+        """Send what waits, and say goodbye at the end."""
+        protocol = self.protocol
+        send = self._stream.send
+        try:
+            while True:
+                rest, self._rest = self._rest, b""
+                data = rest or protocol.data_to_send(WRITE_SIZE)
+                self._on_sent()
+                if protocol.wants_tick:
+                    self._set_alarm(-math.inf)
+                if data:
+                    await send(data)
+                elif protocol.eof_is_due:
+                    self._linger()
+                    await self._half_close()
+                    self._written.set()
+                    return
+                else:
+                    self._is_writing = False
+                    await self._park()
+        except (*_BROKEN, anyio.EndOfStream) as error:
+            # The end of the stream is what TLS finds when it must read to be able to write.
+            self._break(error)
+        except Exception as error:
+            self._fail(error)
+
+    async def _park(self) -> None:
+        """Wait until the protocol object has output."""
+        self._parked = waiter_type()()
+        await self._parked.wait()
+
+    async def _half_close(self) -> None:
+        if isinstance(self._stream, TLSStream):
+            # It cannot half-close. Closing tells the peer too, but has to wait until it has said
+            # everything.
+            while not self.protocol.is_finished:
+                self._is_writing = False
+                await self._park()
+            self._scope.cancel()
+            return
+        try:
+            await self._stream.send_eof()
+        except RuntimeError as error:
+            # uvloop, of a connection that was reset.
+            self._break(error)
+
+    # Time
+
+    def _set_alarm(self, deadline: float) -> None:
+        self._drop_alarm()
+        if deadline < math.inf:
+            self._alarm = self._engine.watch(self, deadline)
+
+    def _drop_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.served = None
+            self._alarm = None
+
+    async def tick(self) -> None:
+        """Judge what the time means; called by the engine."""
+        self._alarm = None
+        try:
+            now = self._engine.clock.now()
+            self._set_alarm(self.protocol.tick(now, self._transport.count_unsent()))
+            # It may have given the peer up.
+            await self._handle_events()
+        except Exception as error:
+            self._fail(error)
+
+    # Ending
 
     def _break(self, error: BaseException) -> None:
         self.broken = error.__cause__ or error
+        self._scope.cancel()
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = error
         self._scope.cancel()

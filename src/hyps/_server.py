@@ -15,7 +15,11 @@ from anyio.abc import SocketAttribute, TaskStatus
 from anyio.streams.stapled import MultiListener
 from anyio.streams.tls import TLSStream
 
+from . import _sockets
+from ._clock import clock_of
+from ._engine import Engine
 from ._pump import Pump
+from ._sockets import Transport
 from ._transport import DEFAULT_HOST, DEFAULT_PORT, TCPAddress, UnixAddress, listen
 from ._version import __version__
 from .protocol import (
@@ -30,8 +34,9 @@ from .protocol import (
 )
 
 if TYPE_CHECKING:
+    import socket
     import ssl
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
 
     from anyio.abc import ByteStream, SocketListener
 
@@ -107,26 +112,17 @@ class Server(anyio.AsyncContextManagerMixin):
         if isinstance(self._address, UnixAddress):
             self._socket_id = _file_id(self._address.path)
         self._urls = tuple(str(self._bound_address(listener)) for listener in listeners)
-        error: BaseException | None = None
         try:
-            async with anyio.create_task_group() as tasks, MultiListener(listeners):
-                tasks.start_soon(self._forget_channels)
+            async with MultiListener(listeners), Engine() as engine:
+                engine.start_soon(self._forget_channels)
                 for listener in listeners:
-                    tasks.start_soon(self._accept, listener, tasks.start_soon)
+                    engine.start_soon(self._accept, listener, engine)
                 try:
                     yield self
-                except anyio.get_cancelled_exc_class():
-                    raise
-                except BaseException as caught:
-                    # Raised below: within the group it would come out as one.
-                    error = caught
                 finally:
                     await self._leave(listeners)
-                    tasks.cancel_scope.cancel()
         finally:
             self._remove_socket()
-        if error is not None:
-            raise error
 
     async def _forget_channels(self) -> None:
         """Let the broker forget the channels that nobody has held for long enough."""
@@ -161,7 +157,7 @@ class Server(anyio.AsyncContextManagerMixin):
             # Shielded, as being cancelled is how a server is usually told to leave.
             with anyio.move_on_after(self._broker.limits.close_timeout, shield=True):
                 for listener in listeners:
-                    await listener.aclose()
+                    await _sockets.close(listener)
                 if self._pumps:
                     self._all_left = anyio.Event()
                     await self._all_left.wait()
@@ -171,27 +167,32 @@ class Server(anyio.AsyncContextManagerMixin):
             for pump in self._pumps:
                 pump.abort()
 
-    async def _accept(self, listener: SocketListener, start_soon: Callable[..., object]) -> None:
+    async def _accept(self, listener: SocketListener, engine: Engine) -> None:
         while True:
             try:
-                stream = await listener.accept()
+                raw = await _sockets.accept(listener)
             except anyio.ClosedResourceError:
                 return
-            except (OSError, anyio.BrokenResourceError) as error:
+            except OSError as error:
                 # Most likely out of file descriptors: one session must end first.
-                logger.warning("cannot accept a connection: %s", error.__cause__ or error)
+                logger.warning("cannot accept a connection: %s", error)
                 await anyio.sleep(0.1)
             else:
-                start_soon(self._welcome, stream)
+                engine.start_soon(self._welcome, raw, engine)
 
-    async def _welcome(self, stream: ByteStream) -> None:
+    async def _welcome(self, raw: socket.socket, engine: Engine) -> None:
+        try:
+            transport = await _sockets.adopt(raw)
+        except OSError:
+            return
+        stream = transport.stream
         try:
             if self._ssl_context is not None:
-                stream = await self._wrap(stream, self._ssl_context)
+                transport = Transport(await self._wrap(stream, self._ssl_context))
             # One that was accepted while the server was left would be missed by the goodbyes.
             if not self._is_leaving:
                 # Shielded: when the server is cancelled its sessions have time to end.
-                await self._serve_session(stream, shield=True)
+                await self._serve_session(transport, engine, shield=True)
         except (OSError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
             # TimeoutError is an OSError too.
             why = str(error) or repr(error)
@@ -213,13 +214,15 @@ class Server(anyio.AsyncContextManagerMixin):
 
         :param stream: what a client is at the other end of
         """
-        await self._serve_session(stream, shield=False)
+        async with Engine(clock_of(stream)) as engine:
+            await self._serve_session(Transport(stream), engine, shield=False)
 
-    async def _serve_session(self, stream: ByteStream, *, shield: bool) -> None:
+    async def _serve_session(self, transport: Transport, engine: Engine, *, shield: bool) -> None:
         self._accepted += 1
         name = str(self._accepted)
         pump = Pump(
-            stream,
+            transport,
+            engine,
             lambda on_output: ServerProtocol(
                 self._broker,
                 session=name,
@@ -228,7 +231,7 @@ class Server(anyio.AsyncContextManagerMixin):
             ),
             shield=shield,
         )
-        session = _Session(pump.protocol, f"{name} ({_peer(stream)})", self._token)
+        session = _Session(pump.protocol, f"{name} ({_peer(transport.stream)})", self._token)
         self._pumps.add(pump)
         try:
             await pump.run(session.on_event, session.on_violation)
@@ -239,7 +242,7 @@ class Server(anyio.AsyncContextManagerMixin):
             pump.protocol.close()
             pump.protocol.discard()
             # For servers that are not entered, of which nobody else tells the time.
-            self._broker.tick(pump.clock.now())
+            self._broker.tick(engine.clock.now())
             self._pumps.discard(pump)
             session.log_end()
             if self._all_left is not None and not self._pumps:

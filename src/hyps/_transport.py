@@ -6,23 +6,17 @@ import errno
 import os
 import ssl
 import stat
-import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import anyio
-from anyio.abc import SocketAttribute
+from anyio.abc import SocketStream
 
 from ._errors import CannotListen, ConnectionRefused, InvalidURL
 from ._memory import dial_memory
-
-try:
-    import fcntl
-    import termios
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from ._sockets import Transport, duplicated
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
@@ -166,7 +160,7 @@ def make_wire(address: Address, limits: Limits) -> Wire | None:
 @asynccontextmanager
 async def dial(
     address: Address, ssl_context: ssl.SSLContext | None = None
-) -> AsyncIterator[ByteStream]:
+) -> AsyncIterator[Transport]:
     """Connect. How long that may take is for the caller to say.
 
     :param ssl_context: for TLS; None trusts whom the system trusts
@@ -175,9 +169,14 @@ async def dial(
     # The pump closes the stream: it knows when a goodbye has had its time.
     if isinstance(address, MemoryAddress):
         async with dial_memory(address.name) as memory_stream:
-            yield memory_stream
+            yield Transport(memory_stream)
+        return
+    stream = await _connect(address, ssl_context)
+    if isinstance(stream, SocketStream):
+        with duplicated(stream) as transport:
+            yield transport
     else:
-        yield await _connect(address, ssl_context)
+        yield Transport(stream)
 
 
 async def _connect(
@@ -238,25 +237,6 @@ async def _remove_stale_socket(path: str) -> None:
         return
     await stream.aclose()
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-
-
-def count_unsent(stream: ByteStream) -> int | None:
-    """Count the bytes that the operating system holds and the peer has not acknowledged.
-
-    :return: None where that cannot be told
-    """
-    if fcntl is None:
-        return None
-    try:
-        raw_socket = stream.extra(SocketAttribute.raw_socket, None)
-        if raw_socket is None:
-            return None
-        # For sockets it is SIOCOUTQ, see tcp(7) and unix(7).
-        answer = fcntl.ioctl(raw_socket.fileno(), termios.TIOCOUTQ, bytes(4))
-    except Exception:
-        # OSError, and of a connection that was reset uvloop has no socket.
-        return None
-    return int.from_bytes(answer, sys.byteorder)
 
 
 def _reason(error: OSError) -> str:

@@ -86,10 +86,14 @@ async def test_the_backlogs_bound(excess: int) -> None:
     # Each batch counts its bytes and 64.
     limits = Limits(max_backlog=len(record) + 64 + excess)
     async with connected_to_script(limits=limits) as (client, session):
+        await let_others_run()
+        # It is sent at once, and what follows has its answer to wait for.
+        client.publish_nowait("foo_ch", b"")
         for _ in range(1 + excess):
             client.publish_nowait("foo_ch", LARGE)
         with pytest.raises(hyps.WouldBlock):
             client.publish_nowait("foo_ch", LARGE)
+        await session.answer_publish()
         await session.answer_publish(b"k" * (1 + excess))
         await client.flush()
         client.publish_nowait("foo_ch", LARGE)

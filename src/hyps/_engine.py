@@ -1,0 +1,154 @@
+"""What connections share: the end of the event loop's pass, the time, and tasks for the rest.
+
+A connection that has nothing to do is one task, which waits to receive. Whatever else it needs is
+done for it by the two tasks here.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import asynccontextmanager
+from heapq import heappop, heappush
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import anyio
+
+from ._backend import Waiter, waiter_type
+from ._clock import Clock, LoopClock
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+#: Orders alarms of the same time.
+_numbers: Final = count()
+
+
+class Served(Protocol):
+    """A connection that an engine serves."""
+
+    def flush(self) -> None:
+        """Send what can be sent at once."""
+
+    async def tick(self) -> None:
+        """Judge what the time means, and ask for the next alarm."""
+
+
+class Alarm:
+    """When a connection wants to be told the time."""
+
+    __slots__ = ("_number", "deadline", "served")
+
+    def __init__(self, deadline: float, served: Served | None) -> None:
+        self.deadline = deadline
+        self.served = served
+        self._number = next(_numbers)
+
+    def __lt__(self, other: Alarm) -> bool:
+        return (self.deadline, self._number) < (other.deadline, other._number)
+
+
+class Engine(anyio.AsyncContextManagerMixin):
+    """Serves connections while it is entered. Being cancelled does not stop it, leaving it does.
+
+    :param clock: the time by which its connections are judged
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock: Clock = clock or LoopClock()
+        #: Starts a task that ends with the engine.
+        self.start_soon: Callable[..., object]
+        self._new_waiter = waiter_type()
+        self._waiter: Waiter | None = None
+        # Those with output that was not sent yet.
+        self._waiting: list[Served] = []
+        self._has_flushed = False
+        self._alarms: list[Alarm] = []
+        self._sleep = anyio.CancelScope()
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncIterator[Engine]:
+        error: BaseException | None = None
+        async with anyio.create_task_group() as tasks:
+            self.start_soon = tasks.start_soon
+            scopes = [self.start(self._flush_each_pass), self.start(self._keep_time)]
+            try:
+                yield self
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as caught:
+                # Raised below: within the group it would come out as one.
+                error = caught
+            finally:
+                for scope in scopes:
+                    scope.cancel()
+                tasks.cancel_scope.cancel()
+        if error is not None:
+            raise error
+
+    def start(self, function: Callable[[], Awaitable[None]]) -> anyio.CancelScope:
+        """Run something until the scope that is returned is cancelled, or it ends."""
+        scope = anyio.CancelScope(shield=True)
+        self.start_soon(_run_within, scope, function)
+        return scope
+
+    # The end of a pass
+
+    def note_output(self, served: Served) -> None:
+        """Note that a connection has something to send. It is flushed before the loop waits."""
+        self._waiting.append(served)
+        if self._waiter is not None:
+            self._waiter.set()
+            self._waiter = None
+
+    def flush(self) -> None:
+        """Flush all that have output, once in a pass of the event loop.
+
+        What is alone goes out at once, for the latency. What follows in the same pass goes out
+        together at its end: that is the batching, and it needs no timer.
+        """
+        if self._waiting and not self._has_flushed:
+            self._has_flushed = True
+            self._flush()
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for served in waiting:
+            served.flush()
+
+    async def _flush_each_pass(self) -> None:
+        while True:
+            self._has_flushed = False
+            self._flush()
+            self._waiter = self._new_waiter()
+            await self._waiter.wait()
+
+    # Time
+
+    def watch(self, served: Served, deadline: float = -math.inf) -> Alarm:
+        """Tell a connection the time, soon or then."""
+        alarm = Alarm(deadline, served)
+        heappush(self._alarms, alarm)
+        if alarm is self._alarms[0]:
+            self._sleep.cancel()
+        return alarm
+
+    async def _keep_time(self) -> None:
+        while True:
+            now = self.clock.now()
+            due: list[Served] = []
+            while self._alarms and self._alarms[0].deadline <= now:
+                served = heappop(self._alarms).served
+                if served is not None:
+                    due.append(served)
+            # Each once, as one that is to be told again at once wants others to run in between.
+            for served in due:
+                await served.tick()
+            with anyio.CancelScope() as self._sleep:
+                deadline = self._alarms[0].deadline if self._alarms else math.inf
+                await self.clock.sleep_until(deadline)
+
+
+async def _run_within(scope: anyio.CancelScope, function: Callable[[], Awaitable[Any]]) -> None:
+    with scope:
+        await function()
