@@ -252,6 +252,8 @@ class Server(anyio.AsyncContextManagerMixin):
 class _Session:
     """What the hub decides, and logs, about one connection."""
 
+    __slots__ = ("_protocol", "_token", "name")
+
     def __init__(self, protocol: ServerProtocol, name: str, token: bytes | None) -> None:
         self.name = name
         self._protocol = protocol

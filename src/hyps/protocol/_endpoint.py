@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import enum
 import math
-from collections import deque
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from ._json import Fields, dump
@@ -53,15 +52,44 @@ class State(enum.Enum):
 class Endpoint(Generic[_Event]):
     """One end of one connection, without I/O."""
 
+    # A hub has thousands of these.
+    __slots__ = (
+        "_alive_at",
+        "_at_eof",
+        "_before_ping",
+        "_error",
+        "_events",
+        "_gone",
+        "_handed",
+        "_heard",
+        "_heartbeat",
+        "_opened_at",
+        "_output",
+        "_overdue",
+        "_ping",
+        "_ping_is_out",
+        "_pinged_at",
+        "_pongs",
+        "_sent",
+        "_slow_send",
+        "_state",
+        "_told",
+        "_unsent",
+        "_wire",
+        "limits",
+    )
+
     _PEER: ClassVar[str]
     _TABLE: ClassVar[Mapping[State, Mapping[int, Callable[[Any, bytes], None]]]]
 
     def __init__(self, limits: Limits, wire: Wire, output: OutputQueue) -> None:
-        self.limits = limits
+        self.limits: Limits = limits
         self._state = State.OPENING
         self._wire = wire
         self._output = output
-        self._events: deque[_Event | PeerError | Closed] = deque()
+        self._events: list[_Event | PeerError | Closed] = []
+        # How many of them were handed out.
+        self._told = 0
         self._error: RemoteProtocolError | None = None
         self._at_eof = False
         self._pongs = 0
@@ -126,7 +154,12 @@ class Endpoint(Generic[_Event]):
         """
         while True:
             if self._events:
-                return self._events.popleft()
+                event = self._events[self._told]
+                self._told += 1
+                if self._told == len(self._events):
+                    self._events.clear()
+                    self._told = 0
+                return event
             if self._error is not None:
                 raise self._error.with_traceback(None)
             try:
