@@ -80,12 +80,16 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         self._server = server
         self._broker = broker
         self._channels: dict[bytes, Channel] = {}
-        # A frame of which not all records have been taken: what takes a run, the kind of the
-        # answer, the body, how far it got.
+        # Answers to SUBSCRIBE that this pass has found, each a record.
+        self._answers: list[bytes] = []
         # The work in frames that no event tells of yet.
         self._frame_work = 0
         # Bytes of answers: a session's own names may be echoed, but not names without end.
         self._max_owed = self.limits.max_in_flight * (self.limits.max_channel + _MAX_ANSWER)
+        # Bytes of a name that an answer can be given for.
+        self._max_name = self.limits.max_frame - _MAX_ANSWER
+        # A frame of which not all records have been taken: what takes a run, the kind of the
+        # answer, the body, how far it got.
         self._work: tuple[TakeRun, Kind, bytes, int] | None = None
         if len(broker.sessions) >= broker.limits.max_sessions:
             self.fail("the hub has as many sessions as it takes", ErrorCode.LIMIT)
@@ -236,6 +240,8 @@ class ServerProtocol(Endpoint[Hello | Taken]):
             # Valid records are answered before an invalid one ends the session.
             if answers := b"".join(codes):
                 self._outbox.put(answer, answers, len(answers))
+            if self._answers:
+                self._put_answers()
             if taken:
                 work += taken + self._broker.handed - handed_before
                 self._events.append(Taken(taken, work))
@@ -252,33 +258,44 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         return b"u" * count
 
     def _subscribe(self, data: bytes, position: int, stop: int, name: bytes, count: int) -> bytes:
-        decode_channel(name)
-        if len(name) + _MAX_ANSWER > self.limits.max_frame:
-            raise RemoteProtocolError("a name that is too long for an answer", ErrorCode.TOO_LARGE)
-        for content in _contents(data, position, count, len(name)):
-            # One by one: the answers are longer than the records, and must fit into frames too.
-            record = pack(name, self._subscribe_one(name, content))
-            self._outbox.put(Kind.SUBSCRIBE_ACK, record, 1)
+        channel = self._channels.get(name)
+        if channel is None:
+            decode_channel(name)
+            if len(name) > self._max_name:
+                raise RemoteProtocolError(
+                    "a name that is too long for an answer", ErrorCode.TOO_LARGE
+                )
+        else:
+            self._outbox.tell_gap(channel)
+        contents = (
+            [data[position + 5 + len(name) : stop - 1]]
+            if count == 1
+            else _contents(data, position, count, len(name))
+        )
+        for content in contents:
+            # The client compares its last position with the answer. So the hub only checks it:
+            # whatever else may stand here is for wires to come.
+            if len(name) > self.limits.max_channel:
+                answer = b"n"
+            elif self._state is State.DRAINING:
+                answer = b"u"
+            elif content and not is_position(content):
+                answer = b"d"
+            elif channel is not None:
+                answer = b"k" + channel.position
+            elif len(self._channels) < self.limits.max_channels:
+                channel = self._channels[name] = self._broker.subscribe(self._outbox, name)
+                answer = b"k" + channel.position
+            else:
+                answer = b"d"
+            self._answers.append(pack(name, answer))
         return b""
 
-    def _subscribe_one(self, name: bytes, last_position: bytes) -> bytes:
-        """Give a code and, if it is ``k``, the channel's position."""
-        channel = self._channels.get(name)
-        if channel is not None:
-            self._outbox.tell_gap(channel)
-        if len(name) > self.limits.max_channel:
-            return b"n"
-        if self._state is State.DRAINING:
-            return b"u"
-        # The client compares its last position with the answer. So the hub only checks it:
-        # whatever else may stand here is for wires to come.
-        if last_position and not is_position(last_position):
-            return b"d"
-        if channel is None:
-            if len(self._channels) >= self.limits.max_channels:
-                return b"d"
-            channel = self._channels[name] = self._broker.subscribe(self._outbox, name)
-        return b"k" + channel.position
+    def _put_answers(self) -> None:
+        answers, self._answers = self._answers, []
+        # They are longer than the records that they answer, and must fit into frames too.
+        for body, count in self._outbox.cut(answers):
+            self._outbox.put(Kind.SUBSCRIBE_ACK, body, count)
 
     def _unsubscribe(self, data: bytes, position: int, stop: int, name: bytes, count: int) -> bytes:
         decode_channel(name)
