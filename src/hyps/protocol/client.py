@@ -39,6 +39,7 @@ from .records import (
     encode_data,
     pack,
     pack_length,
+    pack_names,
     scan,
 )
 from .wire import NativeWire
@@ -248,18 +249,19 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         before = positions or {}
         if not all(map(is_position, before.values())):
             raise ValueError("positions are what position() gave")
-        records = [
-            pack(name, before.get(channel, b""))
-            for channel, name in zip(channels, names, strict=True)
-        ]
+        if before:
+            pairs = zip(names, channels, strict=True)
+            records = [pack(name, before.get(channel, b"")) for name, channel in pairs]
+        else:
+            records = pack_names(names)
         operation = self._put_records(Kind.SUBSCRIBE, Kind.SUBSCRIBE_ACK, records, channels)
         if operation is None:
             return None
-        joining = self._joining
+        known, joining = self._channels, self._joining
         # One for all that have nothing of their own.
         joined = (operation, operation, b"")
-        for channel, name in zip(channels, names, strict=True):
-            if name not in self._channels:
+        for name, channel in zip(names, channels, strict=True):
+            if name not in known:
                 if channel in joining:
                     first, _, position = joining[channel]
                     joining[channel] = (first, operation, position)
@@ -280,8 +282,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         welcome = self._check_open("unsubscribe()")
         channels = list(channels)
         names = self._encode_channels(welcome, channels)
-        records = [pack(name, b"") for name in names]
-        operation = self._put_records(Kind.UNSUBSCRIBE, Kind.UNSUBSCRIBE_ACK, records)
+        operation = self._put_records(Kind.UNSUBSCRIBE, Kind.UNSUBSCRIBE_ACK, pack_names(names))
         for channel, name in zip(channels, names, strict=True):
             self._channels.pop(name, None)
             self._joining.pop(channel, None)

@@ -12,8 +12,8 @@ from .broker import Broker, Channel, Outbox
 from .errors import ErrorCode, RemoteProtocolError
 from .events import Hello, Taken
 from .frames import PREFACE, Kind
-from .limits import MAX_OPENING_FRAME, MAX_REASON, PASS_WORK
-from .records import decode_channel, pack, scan
+from .limits import FRAME_SIZE, MAX_OPENING_FRAME, MAX_REASON, PASS_WORK
+from .records import decode_channel, pack, pack_names, scan, unpack_names
 from .wire import NativeWire, UnknownWire
 
 if TYPE_CHECKING:
@@ -213,6 +213,11 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         )
 
     def _on_subscribe(self, body: bytes) -> None:
+        if len(body) <= FRAME_SIZE:
+            names = unpack_names(body)
+            if names and self._are_new(names):
+                self._subscribe_new(names)
+                return
         self._begin(self._subscribe, body, Kind.SUBSCRIBE_ACK)
 
     def _on_unsubscribe(self, body: bytes) -> None:
@@ -241,11 +246,15 @@ class ServerProtocol(Endpoint[Hello | Taken]):
             if answers := b"".join(codes):
                 self._outbox.put(answer, answers, len(answers))
             if self._answers:
-                self._put_answers()
+                self._put_answers(self._answers)
+                self._answers = []
             if taken:
                 work += taken + self._broker.handed - handed_before
                 self._events.append(Taken(taken, work))
         self._work = None if position == len(body) else (take, answer, body, position)
+        self._check_owed()
+
+    def _check_owed(self) -> None:
         owed = self._outbox
         if owed.items > self.limits.max_in_flight or owed.items_size > self._max_owed:
             raise RemoteProtocolError(
@@ -291,8 +300,36 @@ class ServerProtocol(Endpoint[Hello | Taken]):
             self._answers.append(pack(name, answer))
         return b""
 
-    def _put_answers(self) -> None:
-        answers, self._answers = self._answers, []
+    def _are_new(self, names: list[bytes]) -> bool:
+        """Whether nothing is to be said of any of these channels but that it is subscribed."""
+        limits = self.limits
+        try:
+            b"\n".join(names).decode()
+        except UnicodeDecodeError:
+            return False
+        return (
+            self._state is State.OPEN
+            and max(map(len, names)) <= limits.max_channel
+            and len(self._channels) + len(names) <= limits.max_channels
+            and len(set(names)) == len(names)
+            and self._channels.keys().isdisjoint(names)
+        )
+
+    def _subscribe_new(self, names: list[bytes]) -> None:
+        subscribe = self._broker.subscribe
+        channels = [subscribe(self._outbox, name) for name in names]
+        self._channels.update(zip(names, channels, strict=True))
+        if len({(channel.generation, channel.count) for channel in channels}) == 1:
+            # As it is of those in which nothing was published yet.
+            answers = pack_names(names, b"k" + channels[0].position)
+        else:
+            answers = [pack(channel.name, b"k" + channel.position) for channel in channels]
+        self._put_answers(answers)
+        self._events.append(Taken(len(names), len(names) + self._frame_work))
+        self._frame_work = 0
+        self._check_owed()
+
+    def _put_answers(self, answers: list[bytes]) -> None:
         # They are longer than the records that they answer, and must fit into frames too.
         for body, count in self._outbox.cut(answers):
             self._outbox.put(Kind.SUBSCRIBE_ACK, body, count)
