@@ -43,8 +43,6 @@ from hyps.protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from hypothesis.strategies import SearchStrategy
 
     from hyps._buffer import Overflow
@@ -153,7 +151,7 @@ class Subscriptions(RuleBasedStateMachine):
     ) -> None:
         is_close = overflow == "close"
         subscription = Subscription[Any](
-            cast("Callable[[], Any]", None),
+            cast("hyps.Client", None),
             (),
             gaps=gaps,
             overflow=overflow,
