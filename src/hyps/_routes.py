@@ -35,7 +35,7 @@ class Joining:
     :param subscription: it joins
     :param names: channels that it was not told of by an earlier call
     :param operation: the id of the operation after which all of them are answered
-    :param others: all calls that wait, by their subscriptions
+    :param calls: all calls that wait, by their subscriptions
     """
 
     __slots__ = ("_calls", "error", "names", "operation", "subscription")
@@ -127,8 +127,11 @@ class Routes:
             names = self._join_known(subscription, names)
         if operation is not None:
             self._joining[operation] = unknown
-            self._operations.update(dict.fromkeys(unknown, operation))
-            routes.update(dict.fromkeys(unknown, (subscription,)))
+            operations = self._operations
+            alone = (subscription,)
+            for name in unknown:
+                operations[name] = operation
+                routes[name] = alone
             _hold(subscription, unknown)
         self._subscriptions[subscription] = None
         if names and not protocol.counts_losses:
