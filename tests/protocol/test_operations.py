@@ -481,3 +481,18 @@ def test_new_channels_are_answered_as_others_are(names: tuple[str, ...]) -> None
     assert pair.server.channels == len({"b", *names})
     for name in names:
         assert pair.client.position(name) == (b"boot.0:1" if name == "c" else b"boot.0:0")
+
+
+def test_channels_may_come_and_go_without_end() -> None:
+    pair = connect(Broker("boot"), "kept")
+    for _ in range(100):
+        pair.client.subscribe(["a", "b"])
+        pair.client.unsubscribe(["a"])
+        pair.pump()
+        assert pair.server.channels == pair.broker.channels == 2
+        pair.client.unsubscribe(["b"])
+    pair.client.subscribe(["a"])
+    pair.pump()
+    assert pair.server.channels == pair.broker.channels == 2
+    pair.server.close()
+    assert pair.server.channels == pair.broker.channels == 0

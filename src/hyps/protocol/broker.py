@@ -168,6 +168,11 @@ class Broker:
     def _make_generation(self) -> bytes:
         return f"{self._boot_id}.{self._removals}".encode()
 
+    def find(self, outbox: Outbox, name: bytes) -> Channel | None:
+        """Give a channel if this subscriber holds it."""
+        channel = self._channels.get(name)
+        return channel if channel is not None and outbox in channel.outboxes else None
+
     def subscribe(self, outbox: Outbox, name: bytes) -> Channel:
         """Enter a subscriber. Entering again is harmless.
 

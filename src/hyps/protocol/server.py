@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     TakeRun = Callable[[bytes, int, int, bytes, int], bytes]
 
 
+#: Channels that a session has left and that need no thought.
+_FEW: Final = 64
+
 #: What stands beside the name in an answer to SUBSCRIBE, and the frame's kind.
 _MAX_ANSWER: Final = 64
 
@@ -79,7 +82,10 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         self.session = session
         self._server = server
         self._broker = broker
-        self._channels: dict[bytes, Channel] = {}
+        # How many channels it holds, and these, with some that it has left: the broker knows which.
+        # A list, as a dict of them all would take a quarter of the memory for a channel.
+        self._held = 0
+        self._channels: list[Channel] = []
         # Answers to SUBSCRIBE that this pass has found, each a record.
         self._answers: list[bytes] = []
         # The work in frames that no event tells of yet.
@@ -107,7 +113,7 @@ class ServerProtocol(Endpoint[Hello | Taken]):
     @property
     def channels(self) -> int:
         """How many channels the session holds."""
-        return len(self._channels)
+        return self._held
 
     def accept(self) -> None:
         """Open the session, in answer to :class:`Hello`.
@@ -178,10 +184,10 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         super()._close()
         self._work = None
         self._broker.sessions.discard(self)
-        for channel in self._channels.values():
-            self._outbox.tell_gap(channel)
-            self._broker.unsubscribe(self._outbox, channel)
-        self._channels.clear()
+        for channel in self._channels:
+            if self._outbox in channel.outboxes:
+                self._leave(channel)
+        self._channels = []
 
     def _advance(self) -> bool:
         if self._work is not None:
@@ -267,7 +273,7 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         return b"u" * count
 
     def _subscribe(self, data: bytes, position: int, stop: int, name: bytes, count: int) -> bytes:
-        channel = self._channels.get(name)
+        channel = self._broker.find(self._outbox, name)
         if channel is None:
             decode_channel(name)
             if len(name) > self._max_name:
@@ -292,13 +298,24 @@ class ServerProtocol(Endpoint[Hello | Taken]):
                 answer = b"d"
             elif channel is not None:
                 answer = b"k" + channel.position
-            elif len(self._channels) < self.limits.max_channels:
-                channel = self._channels[name] = self._broker.subscribe(self._outbox, name)
+            elif self._held < self.limits.max_channels:
+                channel = self._enter(name)
                 answer = b"k" + channel.position
             else:
                 answer = b"d"
             self._answers.append(pack(name, answer))
         return b""
+
+    def _enter(self, name: bytes) -> Channel:
+        channel = self._broker.subscribe(self._outbox, name)
+        self._channels.append(channel)
+        self._held += 1
+        return channel
+
+    def _leave(self, channel: Channel) -> None:
+        self._outbox.tell_gap(channel)
+        self._broker.unsubscribe(self._outbox, channel)
+        self._held -= 1
 
     def _are_new(self, names: list[bytes]) -> bool:
         """Whether nothing is to be said of any of these channels but that it is subscribed."""
@@ -310,15 +327,13 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         return (
             self._state is State.OPEN
             and max(map(len, names)) <= limits.max_channel
-            and len(self._channels) + len(names) <= limits.max_channels
+            and self._held + len(names) <= limits.max_channels
             and len(set(names)) == len(names)
-            and self._channels.keys().isdisjoint(names)
+            and not any(map(partial(self._broker.find, self._outbox), names))
         )
 
     def _subscribe_new(self, names: list[bytes]) -> None:
-        subscribe = self._broker.subscribe
-        channels = [subscribe(self._outbox, name) for name in names]
-        self._channels.update(zip(names, channels, strict=True))
+        channels = [self._enter(name) for name in names]
         if len({(channel.generation, channel.count) for channel in channels}) == 1:
             # As it is of those in which nothing was published yet.
             answers = pack_names(names, b"k" + channels[0].position)
@@ -338,10 +353,13 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         decode_channel(name)
         contents = _contents(data, position, count, len(name))
         if not all(contents):
-            channel = self._channels.pop(name, None)
+            channel = self._broker.find(self._outbox, name)
             if channel is not None:
-                self._outbox.tell_gap(channel)
-                self._broker.unsubscribe(self._outbox, channel)
+                self._leave(channel)
+                if len(self._channels) > 2 * self._held + _FEW:
+                    held = [each for each in self._channels if self._outbox in each.outboxes]
+                    # One that was left and entered again is in it twice.
+                    self._channels = list(dict.fromkeys(held))
         return b"".join([b"d" if content else b"k" for content in contents])
 
     _OPEN: ClassVar[Mapping[int, Callable[[ServerProtocol, bytes], None]]] = {
