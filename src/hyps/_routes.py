@@ -94,10 +94,12 @@ class Routes:
         # The calls that wait. A subscription that holds a channel was told so, if none of them is
         # about it.
         self._calls: dict[AnySubscription, list[Joining]] = {}
-        # Operations without an answer: their channels, and of each channel the last of them.
+        # Operations without an answer: their channels, and of each channel that is held the one
+        # that it waits for.
         self._joining: dict[int, list[str]] = {}
         self._operations: dict[str, int] = {}
-        # Calls whose channel was left meanwhile. If it is refused they are told all the same.
+        # By operation and channel, the calls whose channel was left meanwhile. If it is refused
+        # they are told all the same.
         self._left: dict[int, dict[str, list[Joining]]] = {}
         # Where channels stood when the last link was lost.
         self._positions: dict[str, bytes] = {}
@@ -267,7 +269,9 @@ class Routes:
         left = self._left.get(operation, {})
         for refusal in refusals:
             name = refusal.channel
-            for call in left.get(name or "", ()):
+            if name is None:
+                break  # It was another operation than a SUBSCRIBE.
+            for call in left.get(name, ()):
                 call.error = call.error or refusal.error
             # One that was left and joined anew meanwhile waits for another answer.
             if name in self._routes and self._operations.get(name, operation) == operation:

@@ -63,6 +63,9 @@ _MIN_RECORD: Final = RECORD_OVERHEAD + 1
 _DONE: Final = ord("k")
 _NEWLINE: Final = ord("\n")
 
+#: What stands for a channel without a SUBSCRIBE on its way.
+_NOT_JOINING: Final = (math.inf, 0, b"")
+
 #: Publishers use the same names over and over.
 _encode_channel: Final = lru_cache(8_192)(encode_channel)
 
@@ -471,15 +474,15 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         operation = self._operations[0] if self._operations else None
         if operation is None or operation.channels is None:
             raise RemoteProtocolError("SUBSCRIBE_ACK: nothing to answer")
-        number = operation.number
         joining = self._joining
         done = operation.records - operation.unanswered
         codes: list[bytes] = []
         code = generation = tail = b""
+        granted = False
         count = 0
         try:
-            # Per channel, so that what most have in common is looked at once: a new one stands
-            # where the one before it does. So what comes next is known, and is not scanned.
+            # Per channel. Most are new, and stand where the one before stands: what comes next is
+            # known then, and is compared and not scanned.
             for index in range(done, min(operation.records, done + self._in_flight)):
                 channel = operation.channels[index]
                 name = channel.encode()
@@ -488,21 +491,22 @@ class ClientProtocol(Endpoint[_ClientOnly]):
                 ):
                     answer = _answer_for(name, body, position)
                     code = answer[:1]
+                    granted = code == b"k"
                     tail = b"\n%b\n" % answer
-                    if code == b"k":
+                    if granted:
                         generation, count = parse_position(answer[1:])
                 position += 4 + len(name) + len(tail)
                 codes.append(code)
-                joined = joining.get(channel)
-                if joined is not None and joined[0] <= number:
-                    if code == b"k" or joined[1] == number:
+                first, last, before = joining.get(channel, _NOT_JOINING)
+                if first <= operation.number:
+                    if granted or last == operation.number:
                         del joining[channel]
-                    if code == b"k":
+                    if granted:
                         self._channels[name] = _Channel(channel, generation, count)
-                        if joined[2]:
-                            known = _Channel(channel, *parse_position(joined[2]))
+                        if before:
+                            known = _Channel(channel, *parse_position(before))
                             self._on_position(known, generation, count, "reconnect")
-                elif code == b"k" and name in self._channels and self.counts_losses:
+                elif granted and name in self._channels and self.counts_losses:
                     # Subscribed before; the answer says where it stands, which is known.
                     self._on_position(self._channels[name], generation, count, "hub")
                 if position == len(body):
