@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from operator import length_hint
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from .protocol import Gap, GapReason, Message, Run, encode
 
@@ -64,6 +64,7 @@ class _Gaps:
 #: would have an empty deque of 760 bytes of its own. Nothing is ever put into it.
 _NOTHING: Final[deque[Any]] = deque()
 _NOBODY: Final[Iterator[Any]] = iter(())
+_NO_GAPS: Final[dict[str, Any]] = {}
 
 
 class Buffer:
@@ -73,6 +74,21 @@ class Buffer:
     :param max_bytes: bytes that it holds, as records. A message of any size is admitted when
         there is no other.
     """
+
+    #: Whether what it drops is worth a line in the log.
+    logs_losses: ClassVar[bool] = True
+
+    __slots__ = (
+        "_count",
+        "_items",
+        "_max_bytes",
+        "_max_messages",
+        "_open",
+        "_ready_size",
+        "_size",
+        "is_closed",
+        "ready",
+    )
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
         if max_messages < 1 or max_bytes < 1:
@@ -88,7 +104,7 @@ class Buffer:
         self.ready: Iterator[Any] = _NOBODY
         self._ready_size = 0
         # By channel and reason, the gaps in the queue that no message of the channel is behind.
-        self._open: dict[str, dict[GapReason, _Missed]] = {}
+        self._open: dict[str, dict[GapReason, _Missed]] = _NO_GAPS
         #: Set when the policy is to end at a message that there is no room for.
         self.is_closed = False
 
@@ -134,6 +150,8 @@ class Buffer:
 
     def put_gap(self, channel: str, missed: int | None, reason: GapReason) -> None:
         """Put a gap, or add to one of its reason that no message of the channel is behind."""
+        if self._open is _NO_GAPS:
+            self._open = {}
         gaps = self._open.setdefault(channel, {})
         if reason in gaps:
             gaps[reason].missed = _add(gaps[reason].missed, missed)
@@ -176,6 +194,8 @@ class Buffer:
 
 class _DropOldest(Buffer):
     """Drops the oldest messages. Their gaps stand before everything else."""
+
+    __slots__ = ("_front", "_rest")
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
         super().__init__(max_messages, max_bytes)
@@ -282,6 +302,11 @@ class _Slot:
 class _Latest(Buffer):
     """Holds the newest message of each channel."""
 
+    # That messages are skipped is no news.
+    logs_losses = False
+
+    __slots__ = ("_full", "_slots")
+
     def __init__(self, max_messages: int, max_bytes: int) -> None:
         super().__init__(max_messages, max_bytes)
         # In the order in which the newest messages came: what there is of each channel, and those
@@ -347,6 +372,8 @@ class _Latest(Buffer):
 
 class _Close(Buffer):
     """Takes nothing more after the first message that there was no room for."""
+
+    __slots__ = ()
 
     def put(self, run: Run) -> int:
         missed = run.count if self.is_closed else super().put(run)

@@ -360,7 +360,7 @@ class Client:
         :raises ValueError: if there is no such policy, or a bound is not positive
         """
         return Subscription(
-            self._get_connection,
+            self,
             channels,
             gaps=gaps,
             overflow=overflow,

@@ -8,7 +8,7 @@ leaving it, which takes effect at once.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ._errors import SubscriptionOverflow
 from .protocol import InvalidChannel, Refusal, Run
@@ -24,78 +24,65 @@ if TYPE_CHECKING:
     AnySubscription = Subscription[Message] | Subscription[Message | Gap]
 
 
-class _Claim:
-    """A subscription's hold on a channel, from its joining to its leaving it."""
-
-    __slots__ = ("waiting",)
-
-    def __init__(self) -> None:
-        #: How many calls wait to be told that it has the channel. When one of them was told it is
-        #: 0, and what becomes of the others changes nothing.
-        self.waiting = 0
-
-
-class _Route:
-    """The subscriptions of a channel. They share one SUBSCRIBE, and one copy on the wire."""
-
-    __slots__ = ("claims", "error", "operation")
-
-    def __init__(self, operation: int) -> None:
-        self.claims: dict[AnySubscription, _Claim] = {}
-        #: The id of its SUBSCRIBE.
-        self.operation = operation
-        #: Why the hub refused it, if it did.
-        self.error: ErrorFactory | None = None
+#: The subscriptions of a channel. They share one SUBSCRIBE, and one copy on the wire. One that is
+#: alone has one tuple for all the channels that it joined together.
+_Route: TypeAlias = "tuple[AnySubscription] | dict[AnySubscription, None]"
 
 
 class Joining:
-    """What a call that joins channels waits for.
+    """A call that joins channels, and waits until they are answered.
 
     :param subscription: it joins
+    :param names: channels that it was not told of by an earlier call
+    :param operation: the id of the operation after which all of them are answered
+    :param calls: all calls that wait, by their subscriptions
     """
 
-    __slots__ = ("_claimed", "subscription")
+    __slots__ = ("_calls", "error", "names", "operation", "subscription")
 
-    def __init__(self, subscription: AnySubscription) -> None:
+    def __init__(
+        self,
+        subscription: AnySubscription,
+        names: dict[str, None],
+        operation: int,
+        calls: dict[AnySubscription, list[Joining]],
+    ) -> None:
         self.subscription = subscription
-        self._claimed: list[tuple[str, _Route, _Claim]] = []
-
-    @property
-    def operation(self) -> int:
-        """The id of the operation after which all of it is answered."""
-        return max([route.operation for _, route, _ in self._claimed], default=0)
-
-    def claim(self, name: str, route: _Route) -> None:
-        claim = route.claims.get(self.subscription)
-        if claim is None:
-            claim = route.claims[self.subscription] = _Claim()
-            self.subscription.held.add(name)
-        elif not claim.waiting:
-            return
-        claim.waiting += 1
-        self._claimed.append((name, route, claim))
+        self.operation = operation
+        #: Those that it still waits for: not what was left meanwhile, or refused.
+        self.names = names
+        #: Why the hub refused the first of those that it did.
+        self.error: ErrorFactory | None = None
+        self._calls = calls
+        calls.setdefault(subscription, []).append(self)
 
     def finish(self) -> None:
         """Keep the channels: they were answered.
 
         :raises HypsError: if the hub refused one
         """
-        for _, route, _ in self._claimed:
-            if route.error is not None:
-                raise route.error()
-        for _, _, claim in self._claimed:
-            claim.waiting = 0
+        if self.error is not None:
+            raise self.error()
+        for other in self._remove():
+            # It is told of them too. What becomes of that call changes nothing.
+            for name in self.names:
+                other.names.pop(name, None)
 
     def give_up(self) -> list[str]:
-        """Give the channels that were claimed, and that no other call has or waits for."""
-        unwanted: list[str] = []
-        for name, route, claim in self._claimed:
-            # It may have been left meanwhile, and joined anew.
-            if claim.waiting and route.claims.get(self.subscription) is claim:
-                claim.waiting -= 1
-                if not claim.waiting:
-                    unwanted.append(name)
-        return unwanted
+        """Give the channels that no other call has or waits for."""
+        others = self._remove()
+        return [name for name in self.names if not any(name in other.names for other in others)]
+
+    def _remove(self) -> list[Joining]:
+        """Wait no more.
+
+        :return: the other calls of the subscription
+        """
+        others = self._calls[self.subscription]
+        others.remove(self)
+        if not others:
+            del self._calls[self.subscription]
+        return others
 
 
 class Routes:
@@ -103,9 +90,17 @@ class Routes:
 
     def __init__(self) -> None:
         self._routes: dict[str, _Route] = {}
-        # By the id of their SUBSCRIBE, the routes that wait for its answer.
-        self._joining: dict[int, dict[str, _Route]] = {}
         self._subscriptions: dict[AnySubscription, None] = {}
+        # The calls that wait. A subscription that holds a channel was told so, if none of them is
+        # about it.
+        self._calls: dict[AnySubscription, list[Joining]] = {}
+        # Operations without an answer: their channels, and of each channel that is held the one
+        # that it waits for.
+        self._joining: dict[int, list[str]] = {}
+        self._operations: dict[str, int] = {}
+        # By operation and channel, the calls whose channel was left meanwhile. If it is refused
+        # they are told all the same.
+        self._left: dict[int, dict[str, list[Joining]]] = {}
         # Where channels stood when the last link was lost.
         self._positions: dict[str, bytes] = {}
 
@@ -127,18 +122,47 @@ class Routes:
                 kind = type(channel).__name__
                 raise TypeError(f"a channel must be a str, not {kind}: subscribe(*channels)")
         names = dict.fromkeys(channels)
-        unknown = [name for name in names if name not in self._routes]
+        routes = self._routes
+        unknown = [name for name in names if name not in routes]
         operation = protocol.subscribe(unknown)
+        if len(unknown) < len(names):
+            names = self._join_known(subscription, names)
         if operation is not None:
-            routes = self._joining[operation] = {name: _Route(operation) for name in unknown}
-            self._routes.update(routes)
+            self._joining[operation] = unknown
+            operations = self._operations
+            alone = (subscription,)
+            for name in unknown:
+                operations[name] = operation
+                routes[name] = alone
+            _hold(subscription, unknown)
         self._subscriptions[subscription] = None
-        joining = Joining(subscription)
-        for name in names:
-            joining.claim(name, self._routes[name])
         if names and not protocol.counts_losses:
             subscription.may_miss()
-        return joining, operation
+        last = operation or max([self._operations.get(name, 0) for name in names], default=0)
+        return Joining(subscription, names, last, self._calls), operation
+
+    def _join_known(self, subscription: AnySubscription, names: dict[str, None]) -> dict[str, None]:
+        """Add those of the channels that are known.
+
+        :return: all but those that the subscription was told that it holds
+        """
+        calls = self._calls.get(subscription, [])
+        wanted = dict(names)
+        new: list[str] = []
+        for name in names:
+            route = self._routes.get(name)
+            if route is None:
+                continue
+            if subscription in route:
+                if not any(name in call.names for call in calls):
+                    del wanted[name]
+                continue
+            if isinstance(route, tuple):
+                route = self._routes[name] = dict.fromkeys(route)
+            route[subscription] = None
+            new.append(name)
+        _hold(subscription, new)
+        return wanted
 
     def leave(self, subscription: AnySubscription, channels: Iterable[str]) -> list[str]:
         """Remove channels from a subscription.
@@ -147,14 +171,30 @@ class Routes:
         """
         gone: list[str] = []
         for name in channels:
-            if name in subscription.held:
-                subscription.held.discard(name)
-                route = self._routes[name]
-                del route.claims[subscription]
-                if not route.claims:
+            route = self._routes.get(name)
+            if route is not None and subscription in route:
+                self._let_go(subscription, name)
+                if isinstance(route, dict) and len(route) > 1:
+                    del route[subscription]
+                else:
                     del self._routes[name]
+                    self._operations.pop(name, None)
                     gone.append(name)
         return gone
+
+    def _let_go(self, subscription: AnySubscription, name: str) -> None:
+        operation = self._operations.get(name)
+        for call in self._calls.get(subscription, ()):
+            if name in call.names:
+                del call.names[name]
+                if operation is not None:
+                    left = self._left.setdefault(operation, {})
+                    left.setdefault(name, []).append(call)
+        held = subscription.held
+        if held:
+            if isinstance(held, tuple):
+                held = subscription.held = dict.fromkeys(held)
+            del held[name]
 
     def forget(self, subscription: AnySubscription) -> list[str]:
         """Remove a subscription.
@@ -162,15 +202,16 @@ class Routes:
         :return: see :meth:`leave`
         """
         self._subscriptions.pop(subscription, None)
-        return self.leave(subscription, list(subscription.held))
+        held, subscription.held = subscription.held, ()
+        return self.leave(subscription, held)
 
     def end(self, error: ErrorFactory | None) -> None:
         """End every subscription, with an error or without."""
         subscriptions, self._subscriptions = self._subscriptions, {}
         self._routes.clear()
-        self._joining.clear()
+        self._forget_operations()
         for subscription in subscriptions:
-            subscription.held.clear()
+            subscription.held = ()
             subscription.end(error)
 
     # What the hub says
@@ -186,7 +227,7 @@ class Routes:
         for run in runs:
             route = routes.get(run.channel)
             if route is not None:
-                full = [each for each in route.claims if each.deliver(run)]
+                full = [each for each in route if each.deliver(run)]
                 for subscription in full:
                     unwanted += self.forget(subscription)
                     subscription.end(_overflow)
@@ -194,57 +235,73 @@ class Routes:
 
     def miss(self, gap: Gap) -> None:
         """Tell the subscriptions of a channel that messages were missed."""
-        route = self._routes.get(gap.channel)
-        if route is not None:
-            for subscription in route.claims:
-                subscription.miss(gap)
+        for subscription in self._routes.get(gap.channel, ()):
+            subscription.miss(gap)
 
     def on_answered(self, stop: int) -> None:
         """Take it that all operations before this one were answered."""
         joining = self._joining
         while joining and (operation := next(iter(joining))) < stop:
-            del joining[operation]
+            self._on_answered(operation)
+
+    def _on_answered(self, operation: int) -> None:
+        names = self._joining.pop(operation, [])
+        self._left.pop(operation, None)
+        if not self._joining:
+            self._operations.clear()
+            return
+        for name in names:
+            # It may have been left, and joined anew.
+            if self._operations.get(name) == operation:
+                del self._operations[name]
+
+    def _forget_operations(self) -> None:
+        self._joining.clear()
+        self._operations.clear()
+        self._left.clear()
 
     def on_refused(self, operation: int, refusals: Iterable[Refusal]) -> list[str]:
         """Take it that the hub refused channels.
 
         :return: other channels that nobody holds any more, see :meth:`leave`
         """
-        # A route that was left and joined anew meanwhile is another one.
-        routes = self._joining.pop(operation, self._routes)
         unwanted: list[str] = []
+        left = self._left.get(operation, {})
         for refusal in refusals:
-            if refusal.channel in routes:
-                unwanted += self._refuse(refusal.channel, routes[refusal.channel], refusal.error)
+            name = refusal.channel
+            if name is None:
+                break  # It was another operation than a SUBSCRIBE.
+            for call in left.get(name, ()):
+                call.error = call.error or refusal.error
+            # One that was left and joined anew meanwhile waits for another answer.
+            if name in self._routes and self._operations.get(name, operation) == operation:
+                unwanted += self._refuse(name, refusal.error)
+        self._on_answered(operation)
         return unwanted
 
-    def _refuse(self, name: str, route: _Route, error: ErrorFactory) -> list[str]:
-        # Those who joined it find the error when their answer comes.
-        route.error = error
-        if self._routes.get(name) is route:
-            del self._routes[name]
+    def _refuse(self, name: str, error: ErrorFactory) -> list[str]:
+        self._operations.pop(name, None)
         unwanted: list[str] = []
-        for subscription, claim in route.claims.items():
-            subscription.held.discard(name)
-            if not claim.waiting:
+        for subscription in self._routes.pop(name):
+            waiting = [each for each in self._calls.get(subscription, ()) if name in each.names]
+            self._let_go(subscription, name)
+            for call in waiting:
+                # It finds the error when its answer comes.
+                call.error = call.error or error
+            if not waiting:
                 # It had the channel on an earlier link, and would wait for its messages in vain.
                 unwanted += self.forget(subscription)
                 subscription.end(error)
-        route.claims.clear()
         return unwanted
 
     # From one link to the next
 
     def on_lost(self, protocol: ClientProtocol) -> None:
         """Let go of what was not answered, and note where the other channels stand."""
-        for routes in self._joining.values():
-            for name, route in routes.items():
-                for subscription in route.claims:
-                    subscription.held.discard(name)
-                route.claims.clear()
-                if self._routes.get(name) is route:
-                    del self._routes[name]
-        self._joining.clear()
+        for name in self._operations:
+            for subscription in self._routes.pop(name):
+                self._let_go(subscription, name)
+        self._forget_operations()
         before, self._positions = self._positions, {}
         for name in self._routes:
             position = protocol.position(name) or before.get(name)
@@ -256,18 +313,26 @@ class Routes:
 
         :return: the id of the operation; None if there is nothing to restore
         """
-        for name, route in list(self._routes.items()):
+        for name in list(self._routes):
             size = len(encode_channel(name))
             if size > welcome.max_channel:
                 error = partial(
                     InvalidChannel,
                     f"a channel of {size} bytes; the hub takes {welcome.max_channel}",
                 )
-                self._refuse(name, route, error)
-        operation = protocol.subscribe(self._routes, self._positions)
-        for route in self._routes.values():
-            route.operation = operation or 0
-        return operation
+                self._refuse(name, error)
+        return protocol.subscribe(self._routes, self._positions)
+
+
+def _hold(subscription: AnySubscription, names: list[str]) -> None:
+    """Note channels of a subscription, none of which it held before."""
+    held = subscription.held
+    if held:
+        if isinstance(held, tuple):
+            held = subscription.held = dict.fromkeys(held)
+        held.update(dict.fromkeys(names))
+    else:
+        subscription.held = tuple(names)
 
 
 def _overflow() -> SubscriptionOverflow:

@@ -15,12 +15,13 @@ from ._errors import SubscriptionClosed, WouldBlock
 from .protocol import Gap, Message, encode
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Generator
+    from collections.abc import AsyncIterator, Callable, Generator, Sequence
     from types import TracebackType
     from typing import Self
 
     from ._backend import Waiter
     from ._buffer import Overflow
+    from ._client import Client
     from ._connection import Connection
     from .protocol import HypsError, Run
 
@@ -64,9 +65,29 @@ class Subscription(Generic[Item]):
     messages would have been. Other subscriptions are not affected.
     """
 
+    # There can be a great many.
+    __slots__ = (
+        "__weakref__",
+        "_buffer",
+        "_client",
+        "_connection",
+        "_episode",
+        "_episode_of",
+        "_error",
+        "_first_channels",
+        "_is_ended",
+        "_missed",
+        "_missed_unknown",
+        "_reader",
+        "_runs_taken",
+        "_tell_at",
+        "_yields_gaps",
+        "held",
+    )
+
     def __init__(
         self,
-        connection: Callable[[], Connection],
+        client: Client,
         channels: tuple[str, ...],
         *,
         gaps: bool,
@@ -76,20 +97,20 @@ class Subscription(Generic[Item]):
     ) -> None:
         self._buffer = make_buffer(overflow, max_messages, max_bytes)
         self._yields_gaps = gaps
-        # With "latest" that messages are skipped is no news.
-        self._logs_overflow = overflow != "latest"
-        self._get_connection = connection
+        # Not its bound method, which would take memory for each.
+        self._client = client
         self._connection: Connection | None = None
         self._first_channels = channels
-        #: The channels, for the connection to change.
-        self.held: set[str] = set()
+        #: The channels, for the connection to change. A tuple as long as there was no change: most
+        #: subscriptions keep what they began with, and it takes a fifth of the memory.
+        self.held: tuple[str, ...] | dict[str, None] = ()
         self._runs_taken = 0
         self._reader: Waiter | None = None
         self._missed = 0
         self._missed_unknown = False
         # Messages that the buffer had no room for, and that no log tells of yet.
         self._episode = 0
-        self._episode_of: list[str] = []
+        self._episode_of: Sequence[str] = ()
         self._tell_at = _TELL_AT
         self._is_ended = False
         self._error: Callable[[], HypsError] | None = None
@@ -99,10 +120,11 @@ class Subscription(Generic[Item]):
     async def __aenter__(self) -> Self:
         if self._connection is not None:
             raise RuntimeError("this subscription has been entered before")
-        connection = self._get_connection()
+        connection = self._client._get_connection()
         self._connection = connection
         try:
-            await connection.join(self, self._first_channels)
+            channels, self._first_channels = self._first_channels, ()
+            await connection.join(self, channels)
         except BaseException:
             connection.forget(self)
             self.end(None)
@@ -371,7 +393,7 @@ class Subscription(Generic[Item]):
         self._tell_at = _TELL_AT
 
     def _tell_episode(self, so_far: str = "") -> None:
-        if self._logs_overflow:
+        if self._buffer.logs_losses:
             logger.warning(
                 "the buffer of a subscription was full: messages missed: %d%s (channels: %s)",
                 self._episode,

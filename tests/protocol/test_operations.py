@@ -467,3 +467,32 @@ def test_reserved_contents_of_an_unsubscribe_are_refused() -> None:
     )
     assert output(server)[-1] == (Kind.UNSUBSCRIBE_ACK, b"ddk")
     assert server.channels == 1
+
+
+@pytest.mark.parametrize("names", [("a", "b", "c"), ("c", "a", "b"), ("a", "a", "c"), ("b",)])
+def test_new_channels_are_answered_as_others_are(names: tuple[str, ...]) -> None:
+    """Most of those that are subscribed are new to the session, and so they are taken at once."""
+    pair = connect(Broker("boot"), "b")
+    other = connect(pair.broker, "c")
+    other.client.publish("c", b"")
+    other.pump()
+    pair.client.subscribe(names)
+    assert pair.pump() == [Acked(range(2, 3))]
+    assert pair.server.channels == len({"b", *names})
+    for name in names:
+        assert pair.client.position(name) == (b"boot.0:1" if name == "c" else b"boot.0:0")
+
+
+def test_channels_may_come_and_go_without_end() -> None:
+    pair = connect(Broker("boot"), "kept")
+    for _ in range(100):
+        pair.client.subscribe(["a", "b"])
+        pair.client.unsubscribe(["a"])
+        pair.pump()
+        assert pair.server.channels == pair.broker.channels == 2
+        pair.client.unsubscribe(["b"])
+    pair.client.subscribe(["a"])
+    pair.pump()
+    assert pair.server.channels == pair.broker.channels == 2
+    pair.server.close()
+    assert pair.server.channels == pair.broker.channels == 0

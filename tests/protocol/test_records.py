@@ -13,7 +13,7 @@ from protocol import strategies as own
 from hyps.protocol import InvalidChannel, MalformedRecord, Message, RecordDecoder, Run
 from hyps.protocol import encode as encode_record
 from hyps.protocol import records as decode_records
-from hyps.protocol.records import RUN_SIZE
+from hyps.protocol.records import RUN_SIZE, pack_names, scan, unpack_names
 
 VECTOR = b"\x00\x00\x00\x0ffoo_ch\nfoo_msg\n"
 
@@ -120,6 +120,33 @@ def test_any_split_of_mutated_records_gives_the_same_records_and_the_same_verdic
     whole = decode_chunks([data], max_record)
     for chunks in (own.bytewise(data), draw.draw(own.splits(data))):
         assert decode_chunks(chunks, max_record) == whole
+
+
+@given(st.lists(own.channels))
+def test_names_are_unpacked_as_they_were_packed(channels: list[str]) -> None:
+    names = [channel.encode() for channel in channels]
+    data = b"".join(pack_names(names))
+    assert data == b"".join([encode_record(channel, b"") for channel in channels])
+    assert unpack_names(data) == names
+
+
+def test_names_whose_length_looks_like_the_end_of_a_record_are_left_to_the_scan() -> None:
+    name = b"c" * (0x0A0A - 2)
+    assert unpack_names(pack_names([name])[0]) is None
+
+
+@given(st.lists(st.tuples(own.channels, st.sampled_from([b"", b"", b"\n", b"1"]))), st.data())
+def test_what_is_unpacked_are_names_alone(
+    messages: list[tuple[str, bytes]], draw: st.DataObject
+) -> None:
+    data = b"".join([encode_record(*message) for message in messages])
+    data = draw.draw(st.just(data) | own.mutations(data))
+    names = unpack_names(data)
+    if names is not None:
+        found = [(name, count) for name, _, count in scan(data)]
+        assert sum([count for _, count in found]) == len(names)
+        assert [name for name, count in found for _ in range(count)] == names
+        assert b"".join(pack_names(names)) == data
 
 
 @given(st.binary())

@@ -43,8 +43,6 @@ from hyps.protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from hypothesis.strategies import SearchStrategy
 
     from hyps._buffer import Overflow
@@ -153,7 +151,7 @@ class Subscriptions(RuleBasedStateMachine):
     ) -> None:
         is_close = overflow == "close"
         subscription = Subscription[Any](
-            cast("Callable[[], Any]", None),
+            cast("hyps.Client", None),
             (),
             gaps=gaps,
             overflow=overflow,
@@ -454,7 +452,9 @@ class Subscriptions(RuleBasedStateMachine):
                 self.pair = None
 
     def unsubscribe(self, channels: list[str]) -> None:
-        assert not set(channels) & set[str]().union(*[r.subscription.held for r in self.readers])
+        assert not set(channels) & set[str]().union(
+            *[r.subscription.channels for r in self.readers]
+        )
         if channels and self.pair is not None and self.protocol.state is State.OPEN:
             self.protocol.unsubscribe(channels)
             for name in channels:
@@ -534,7 +534,7 @@ class Subscriptions(RuleBasedStateMachine):
     @invariant()
     def subscriptions_hold_what_the_model_holds(self) -> None:
         for reader in self.readers:
-            assert reader.subscription.held == reader.held
+            assert reader.subscription.channels == reader.held
             assert reader.told <= reader.held <= reader.told | self.wanted(reader)
         assert len(self.routes) == len(set[str]().union(*[reader.held for reader in self.readers]))
 

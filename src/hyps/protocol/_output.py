@@ -76,6 +76,17 @@ class OutputQueue:
     def __bool__(self) -> bool:
         return bool(self._chunks or self._urgent or self.wire.held)
 
+    def cut(self, records: list[bytes], most: int | None = None) -> list[tuple[bytes, int]]:
+        """Join records, none of which is large, to chunks of which each fits into a frame.
+
+        :param most: records in a chunk, at most
+        :return: the chunks, and how many records each has
+        """
+        fitting = max(1, self.frame_size // max(map(len, records), default=1))
+        count = fitting if most is None else min(most, fitting)
+        batches = [records[start : start + count] for start in range(0, len(records), count)]
+        return [(b"".join(batch), len(batch)) for batch in batches]
+
     def put(self, kind: int, body: bytes, items: int = 0) -> None:
         """Append the body of a frame, or a part of it where the kind is a list."""
         self._chunks.append((kind, body, items))

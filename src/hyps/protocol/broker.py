@@ -168,14 +168,18 @@ class Broker:
     def _make_generation(self) -> bytes:
         return f"{self._boot_id}.{self._removals}".encode()
 
+    def find(self, outbox: Outbox, name: bytes) -> Channel | None:
+        """Give a channel if this subscriber holds it."""
+        channel = self._channels.get(name)
+        return channel if channel is not None and outbox in channel.outboxes else None
+
     def subscribe(self, outbox: Outbox, name: bytes) -> Channel:
         """Enter a subscriber. Entering again is harmless.
 
-        :raises MalformedRecord: if the name is that of a new channel and not UTF-8
+        :param name: UTF-8, which is checked by the one who has it from a peer
         """
         channel = self._channels.get(name)
         if channel is None:
-            decode_channel(name)
             channel = self._channels[name] = Channel(name, self._generation)
         elif not channel.outboxes:
             self._left.pop(channel, None)

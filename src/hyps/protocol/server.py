@@ -12,8 +12,8 @@ from .broker import Broker, Channel, Outbox
 from .errors import ErrorCode, RemoteProtocolError
 from .events import Hello, Taken
 from .frames import PREFACE, Kind
-from .limits import MAX_OPENING_FRAME, MAX_REASON, PASS_WORK
-from .records import decode_channel, pack, scan
+from .limits import FRAME_SIZE, MAX_OPENING_FRAME, MAX_REASON, PASS_WORK
+from .records import decode_channel, pack, pack_names, scan, unpack_names
 from .wire import NativeWire, UnknownWire
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     #: records. Gives a code for each, unless it has queued the answers itself.
     TakeRun = Callable[[bytes, int, int, bytes, int], bytes]
 
+
+#: Channels that a session has left and that need no thought.
+_FEW: Final = 64
 
 #: What stands beside the name in an answer to SUBSCRIBE, and the frame's kind.
 _MAX_ANSWER: Final = 64
@@ -79,13 +82,20 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         self.session = session
         self._server = server
         self._broker = broker
-        self._channels: dict[bytes, Channel] = {}
-        # A frame of which not all records have been taken: what takes a run, the kind of the
-        # answer, the body, how far it got.
+        # How many channels it holds, and these, with some that it has left: the broker knows which.
+        # A list, as a dict of them all would take a quarter of the memory for a channel.
+        self._held = 0
+        self._channels: list[Channel] = []
+        # Answers to SUBSCRIBE that this pass has found, each a record.
+        self._answers: list[bytes] = []
         # The work in frames that no event tells of yet.
         self._frame_work = 0
         # Bytes of answers: a session's own names may be echoed, but not names without end.
         self._max_owed = self.limits.max_in_flight * (self.limits.max_channel + _MAX_ANSWER)
+        # Bytes of a name that an answer can be given for.
+        self._max_name = self.limits.max_frame - _MAX_ANSWER
+        # A frame of which not all records have been taken: what takes a run, the kind of the
+        # answer, the body, how far it got.
         self._work: tuple[TakeRun, Kind, bytes, int] | None = None
         if len(broker.sessions) >= broker.limits.max_sessions:
             self.fail("the hub has as many sessions as it takes", ErrorCode.LIMIT)
@@ -103,7 +113,7 @@ class ServerProtocol(Endpoint[Hello | Taken]):
     @property
     def channels(self) -> int:
         """How many channels the session holds."""
-        return len(self._channels)
+        return self._held
 
     def accept(self) -> None:
         """Open the session, in answer to :class:`Hello`.
@@ -174,10 +184,10 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         super()._close()
         self._work = None
         self._broker.sessions.discard(self)
-        for channel in self._channels.values():
-            self._outbox.tell_gap(channel)
-            self._broker.unsubscribe(self._outbox, channel)
-        self._channels.clear()
+        for channel in self._channels:
+            if self._outbox in channel.outboxes:
+                self._leave(channel)
+        self._channels = []
 
     def _advance(self) -> bool:
         if self._work is not None:
@@ -209,6 +219,11 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         )
 
     def _on_subscribe(self, body: bytes) -> None:
+        if len(body) <= FRAME_SIZE:
+            names = unpack_names(body)
+            if names and self._are_new(names):
+                self._subscribe_new(names)
+                return
         self._begin(self._subscribe, body, Kind.SUBSCRIBE_ACK)
 
     def _on_unsubscribe(self, body: bytes) -> None:
@@ -236,10 +251,16 @@ class ServerProtocol(Endpoint[Hello | Taken]):
             # Valid records are answered before an invalid one ends the session.
             if answers := b"".join(codes):
                 self._outbox.put(answer, answers, len(answers))
+            if self._answers:
+                self._put_answers(self._answers)
+                self._answers = []
             if taken:
                 work += taken + self._broker.handed - handed_before
                 self._events.append(Taken(taken, work))
         self._work = None if position == len(body) else (take, answer, body, position)
+        self._check_owed()
+
+    def _check_owed(self) -> None:
         owed = self._outbox
         if owed.items > self.limits.max_in_flight or owed.items_size > self._max_owed:
             raise RemoteProtocolError(
@@ -252,42 +273,93 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         return b"u" * count
 
     def _subscribe(self, data: bytes, position: int, stop: int, name: bytes, count: int) -> bytes:
-        decode_channel(name)
-        if len(name) + _MAX_ANSWER > self.limits.max_frame:
-            raise RemoteProtocolError("a name that is too long for an answer", ErrorCode.TOO_LARGE)
-        for content in _contents(data, position, count, len(name)):
-            # One by one: the answers are longer than the records, and must fit into frames too.
-            record = pack(name, self._subscribe_one(name, content))
-            self._outbox.put(Kind.SUBSCRIBE_ACK, record, 1)
+        channel = self._broker.find(self._outbox, name)
+        if channel is None:
+            decode_channel(name)
+            if len(name) > self._max_name:
+                raise RemoteProtocolError(
+                    "a name that is too long for an answer", ErrorCode.TOO_LARGE
+                )
+        else:
+            self._outbox.tell_gap(channel)
+        contents = (
+            [data[position + 5 + len(name) : stop - 1]]
+            if count == 1
+            else _contents(data, position, count, len(name))
+        )
+        for content in contents:
+            # The client compares its last position with the answer. So the hub only checks it:
+            # whatever else may stand here is for wires to come.
+            if len(name) > self.limits.max_channel:
+                answer = b"n"
+            elif self._state is State.DRAINING:
+                answer = b"u"
+            elif content and not is_position(content):
+                answer = b"d"
+            elif channel is not None:
+                answer = b"k" + channel.position
+            elif self._held < self.limits.max_channels:
+                channel = self._enter(name)
+                answer = b"k" + channel.position
+            else:
+                answer = b"d"
+            self._answers.append(pack(name, answer))
         return b""
 
-    def _subscribe_one(self, name: bytes, last_position: bytes) -> bytes:
-        """Give a code and, if it is ``k``, the channel's position."""
-        channel = self._channels.get(name)
-        if channel is not None:
-            self._outbox.tell_gap(channel)
-        if len(name) > self.limits.max_channel:
-            return b"n"
-        if self._state is State.DRAINING:
-            return b"u"
-        # The client compares its last position with the answer. So the hub only checks it:
-        # whatever else may stand here is for wires to come.
-        if last_position and not is_position(last_position):
-            return b"d"
-        if channel is None:
-            if len(self._channels) >= self.limits.max_channels:
-                return b"d"
-            channel = self._channels[name] = self._broker.subscribe(self._outbox, name)
-        return b"k" + channel.position
+    def _enter(self, name: bytes) -> Channel:
+        channel = self._broker.subscribe(self._outbox, name)
+        self._channels.append(channel)
+        self._held += 1
+        return channel
+
+    def _leave(self, channel: Channel) -> None:
+        self._outbox.tell_gap(channel)
+        self._broker.unsubscribe(self._outbox, channel)
+        self._held -= 1
+
+    def _are_new(self, names: list[bytes]) -> bool:
+        """Whether nothing is to be said of any of these channels but that it is subscribed."""
+        limits = self.limits
+        try:
+            b"\n".join(names).decode()
+        except UnicodeDecodeError:
+            return False
+        return (
+            self._state is State.OPEN
+            and max(map(len, names)) <= limits.max_channel
+            and self._held + len(names) <= limits.max_channels
+            and len(set(names)) == len(names)
+            and not any(map(partial(self._broker.find, self._outbox), names))
+        )
+
+    def _subscribe_new(self, names: list[bytes]) -> None:
+        channels = [self._enter(name) for name in names]
+        if len({(channel.generation, channel.count) for channel in channels}) == 1:
+            # As it is of those in which nothing was published yet.
+            answers = pack_names(names, b"k" + channels[0].position)
+        else:
+            answers = [pack(channel.name, b"k" + channel.position) for channel in channels]
+        self._put_answers(answers)
+        self._events.append(Taken(len(names), len(names) + self._frame_work))
+        self._frame_work = 0
+        self._check_owed()
+
+    def _put_answers(self, answers: list[bytes]) -> None:
+        # They are longer than the records that they answer, and must fit into frames too.
+        for body, count in self._outbox.cut(answers):
+            self._outbox.put(Kind.SUBSCRIBE_ACK, body, count)
 
     def _unsubscribe(self, data: bytes, position: int, stop: int, name: bytes, count: int) -> bytes:
         decode_channel(name)
         contents = _contents(data, position, count, len(name))
         if not all(contents):
-            channel = self._channels.pop(name, None)
+            channel = self._broker.find(self._outbox, name)
             if channel is not None:
-                self._outbox.tell_gap(channel)
-                self._broker.unsubscribe(self._outbox, channel)
+                self._leave(channel)
+                if len(self._channels) > 2 * self._held + _FEW:
+                    held = [each for each in self._channels if self._outbox in each.outboxes]
+                    # One that was left and entered again is in it twice.
+                    self._channels = list(dict.fromkeys(held))
         return b"".join([b"d" if content else b"k" for content in contents])
 
     _OPEN: ClassVar[Mapping[int, Callable[[ServerProtocol, bytes], None]]] = {
