@@ -239,13 +239,13 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         codes: list[bytes] = []
         taken = 0
         work, self._frame_work = self._frame_work, 0
-        handed_before = self._broker.handed
+        work_before = self._broker.work
         try:
             for name, stop, count in scan(body, position):
                 codes.append(take(body, position, stop, name, count))
                 taken += count
                 position = stop
-                if taken + self._broker.handed - handed_before >= PASS_WORK:
+                if taken + self._broker.work - work_before >= PASS_WORK:
                     break
         finally:
             # Valid records are answered before an invalid one ends the session.
@@ -255,7 +255,7 @@ class ServerProtocol(Endpoint[Hello | Taken]):
                 self._put_answers(self._answers)
                 self._answers = []
             if taken:
-                work += taken + self._broker.handed - handed_before
+                work += taken + self._broker.work - work_before
                 self._events.append(Taken(taken, work))
         self._work = None if position == len(body) else (take, answer, body, position)
         self._check_owed()
