@@ -34,11 +34,12 @@ from .limits import (
 from .records import (
     RECORD_OVERHEAD,
     Run,
+    cut,
     decode_channel,
+    encode_all,
     encode_channel,
     encode_data,
     pack,
-    pack_length,
     scan,
 )
 from .wire import NativeWire
@@ -194,36 +195,45 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         # No record is smaller than that, so nobody needs to count.
         most = min(self._output.frame_size, most_records * _MIN_RECORD)
         max_message = welcome.max_message
+        max_channel = welcome.max_channel
         bound = min(most, max_bytes)
         chunks: list[tuple[bytes, int]] = []
-        parts: list[bytes] = []
-        size = total = 0
+        prefixes: list[bytes] = []
+        contents: list[bytes] = []
+        size = total = overhead = 0
         last: str | None = None
-        name = b""
+        prefix = b""
         # Per message. In one loop, as calls would cost more than what they do.
         for channel, message in messages:
             if channel != last:
-                name = self._encode_channel(welcome, channel) + b"\n"
+                name = _encode_channel(channel)
+                if len(name) > max_channel:
+                    raise _too_long(name, welcome)
+                prefix = name + b"\n"
+                overhead = len(name) + RECORD_OVERHEAD
                 last = channel
             data = message if type(message) is bytes else encode_data(message)
-            if len(data) > max_message:
+            length = len(data)
+            if length > max_message:
                 raise _too_large(data, welcome)
-            length = len(name) + len(data) + 1
-            size += length + 4
+            size += length + overhead
             if size > bound:
                 # Per chunk.
-                if parts:
-                    chunks.append((b"".join(parts), len(parts) // 4))
-                    parts = []
-                    total += size - length - 4
-                size = length + 4
+                if prefixes:
+                    chunks.append((encode_all(prefixes, contents), len(contents)))
+                    prefixes = []
+                    contents = []
+                    total += size - length - overhead
+                size = length + overhead
                 bound = min(most, max_bytes - total)
                 if total + size >= max_bytes:
-                    parts += (pack_length(length), name, data, b"\n")
+                    prefixes.append(prefix)
+                    contents.append(data)
                     break
-            parts += (pack_length(length), name, data, b"\n")
-        if parts:
-            chunks.append((b"".join(parts), len(parts) // 4))
+            prefixes.append(prefix)
+            contents.append(data)
+        if prefixes:
+            chunks.append((encode_all(prefixes, contents), len(contents)))
         return self._put(Kind.PUBLISH, Kind.PUBLISH_ACK, chunks)
 
     def subscribe(
@@ -326,9 +336,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
     def _encode_channel(self, welcome: Welcome, channel: str) -> bytes:
         name = _encode_channel(channel)
         if len(name) > welcome.max_channel:
-            raise InvalidChannel(
-                f"a channel of {len(name)} bytes; the hub takes {welcome.max_channel}"
-            )
+            raise _too_long(name, welcome)
         return name
 
     def _chunks(self, welcome: Welcome, records: list[bytes]) -> list[tuple[bytes, int]]:
@@ -488,20 +496,27 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         channel.count = count
 
     def _on_messages(self, body: bytes) -> None:
-        # Per run. What is per message is in scan().
+        # Per run. What is per message is in cut() and scan().
         if not body:
             raise RemoteProtocolError("MESSAGES: no records")
         channels = self._channels
         runs: list[Run] = []
+        contents: list[bytes] | None = None
+        found: Iterable[tuple[bytes, int, int]]
+        if (whole := cut(body)) is None:
+            found = scan(body)
+        else:
+            prefix, contents = whole
+            found = [(prefix[:-1], len(body), len(contents))]
         position = 0
         try:
-            for name, stop, count in scan(body):
+            for name, stop, count in found:
                 channel = channels.get(name)
                 if channel is not None:
                     if channel.count > MAX_COUNT - count:
                         raise RemoteProtocolError("MESSAGES: more than can be counted")
                     channel.count += count
-                    runs.append(Run(channel.name, body[position:stop], count))
+                    runs.append(Run(channel.name, body[position:stop], count, contents))
                 else:
                     decode_channel(name)
                 position = stop
@@ -553,6 +568,10 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         State.OPEN: _OPEN,
         State.DRAINING: _OPEN,
     }
+
+
+def _too_long(name: bytes, welcome: Welcome) -> InvalidChannel:
+    return InvalidChannel(f"a channel of {len(name)} bytes; the hub takes {welcome.max_channel}")
 
 
 def _too_large(data: bytes, welcome: Welcome) -> MessageTooLarge:
