@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from operator import length_hint
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from .protocol import Gap, GapReason, Message, Run, encode
 
@@ -22,6 +22,9 @@ class _Missed:
     """A gap that may still grow, until the next message of its channel is behind it."""
 
     __slots__ = ("channel", "missed", "reason")
+
+    #: Of messages, as of a run, which is what else is queued.
+    count: ClassVar[int] = 0
 
     def __init__(self, channel: str, missed: int | None, reason: GapReason) -> None:
         self.channel = channel
@@ -65,6 +68,9 @@ class _Gaps:
 _NOTHING: Final[deque[Any]] = deque()
 _NOBODY: Final[Iterator[Any]] = iter(())
 
+#: Runs of one message each that are read as one, so that what is per run is not per message.
+_JOINED: Final = 64
+
 
 class Buffer:
     """Messages and gaps in order. This one drops the newest messages when it is full.
@@ -73,6 +79,9 @@ class Buffer:
     :param max_bytes: bytes that it holds, as records. A message of any size is admitted when
         there is no other.
     """
+
+    #: Whether several runs may be ready at once.
+    _joins: ClassVar[bool] = True
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
         if max_messages < 1 or max_bytes < 1:
@@ -87,6 +96,10 @@ class Buffer:
         #: may be messages alone or gaps too.
         self.ready: Iterator[Any] = _NOBODY
         self._ready_size = 0
+        # The bytes of each, if they are of several runs.
+        self._ready_sizes: list[int] | None = None
+        #: Runs that became ready beside others. The reader counts them, and sets it to 0.
+        self.joined = 0
         # By channel and reason, the gaps in the queue that no message of the channel is behind.
         self._open: dict[str, dict[GapReason, _Missed]] = {}
         #: Set when the policy is to end at a message that there is no room for.
@@ -122,6 +135,10 @@ class Buffer:
         self._size += len(run.records)
 
     def _put_what_fits(self, run: Run, count: int, size: int) -> int:
+        unread = count - self._count
+        if unread and self._ready_sizes is not None:
+            # Runs that were read do not count.
+            size = self._size + sum(self._ready_sizes[-unread:])
         room = _fit(run, self._max_messages - count, self._max_bytes - size)
         room = max(room, 0 if count else 1)
         if room == run.count:
@@ -168,14 +185,40 @@ class Buffer:
         item = self.take()
         if isinstance(item, Gap):
             return item
+        messages = item.messages
         # Until it is read it counts.
         self._ready_size = len(item.records)
-        self.ready = messages = iter(item.messages)
-        return next(messages)
+        self._ready_sizes = None
+        if item.count == 1 and self._joins and self._items and self._items[0].count == 1:
+            messages = [*messages, *self._join()]
+        self.ready = ready = iter(messages)
+        return next(ready)
+
+    def _join(self) -> list[Message]:
+        """Take what is of one message too from behind a run of one message."""
+        items = self._items
+        messages: list[Message] = []
+        sizes = [self._ready_size]
+        while items and len(sizes) < _JOINED:
+            run = items[0]
+            if run.count != 1 or isinstance(run, _Missed):
+                break
+            items.popleft()
+            messages += run.messages
+            sizes.append(len(run.records))
+        joined = sum(sizes) - self._ready_size
+        self._ready_size += joined
+        self._ready_sizes = sizes
+        self._size -= joined
+        self._count -= len(messages)
+        self.joined += len(messages)
+        return messages
 
 
 class _DropOldest(Buffer):
     """Drops the oldest messages. Their gaps stand before everything else."""
+
+    _joins = False
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
         super().__init__(max_messages, max_bytes)

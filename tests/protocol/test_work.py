@@ -22,8 +22,8 @@ BOUNDS = {
     "deliver": (0.3, 10.2),
     "take ACKs": (0.3, 0.3),
     # In the subscription, from getting the run to the user's hands.
-    "read": (3.2, 30.7),
-    "read many": (2.2, 27.2),
+    "read": (3.2, 18.0),
+    "read many": (2.2, 16.4),
 }
 
 

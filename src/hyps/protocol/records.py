@@ -105,9 +105,13 @@ class Run:
         """The records as messages; made once, however many readers share the run."""
         messages = self._messages
         if messages is None:
-            contents = self._contents or _contents(self)
-            self._contents = None
-            messages = self._messages = _make_messages(self.channel, contents)
+            if self.count == 1:
+                head = 4 + len(self.channel.encode()) + 1
+                messages = [Message(self.channel, self.records[head:-1])]
+            else:
+                messages = _make_messages(self.channel, self._contents or _contents(self))
+                self._contents = None
+            self._messages = messages
         return messages
 
     def split(self, count: int) -> tuple[Run, Run]:
@@ -142,9 +146,6 @@ def _contents(run: Run) -> list[bytes]:
     """Give the bytes of each message of a run."""
     name = run.channel.encode()
     records = run.records
-    head = len(name) + 5
-    if run.count == 1:
-        return [records[head:-1]]
     if len(records) <= run.count * _SMALL:
         contents = _split(records, name + b"\n")
         # Names contain no newline, so two occurrences never overlap. If there are as many of them
@@ -153,6 +154,7 @@ def _contents(run: Run) -> list[bytes]:
             return contents
     # Per message.
     unpack = _LENGTH.unpack_from
+    head = 4 + len(name) + 1
     contents = []
     position, end = 0, len(records)
     while position < end:
