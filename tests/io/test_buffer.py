@@ -242,9 +242,9 @@ _reads = st.tuples(st.just("read"), st.integers(1, 4))
 
 
 @given(
-    st.integers(1, 12),
-    st.integers(1, 120),
-    st.lists(st.one_of(_puts, _puts, _puts, _steps, _reads), max_size=60),
+    st.sampled_from([3, 10, 1_000]),
+    st.sampled_from([30, 60, 100, 1_000]),
+    st.lists(_puts | _puts | _steps | _reads, min_size=10, max_size=60),
 )
 def test_runs_that_are_read_together_count_as_if_each_was_read_by_itself(
     max_messages: int, max_bytes: int, steps: list[tuple[Any, ...]]
