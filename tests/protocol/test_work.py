@@ -15,7 +15,7 @@ from benchmarks.count import CASES, STEPS, measure
 BOUNDS = {
     # Encoding, message by message; with a new channel each time that is looked up too.
     "publish": (3.3, 7.2),
-    "publish singly": (18.2, 18.2),
+    "publish singly": (12.2, 12.2),
     # At the hub, per run but for the scan.
     "route": (1.3, 12.3),
     # To the subscriber's protocol, per run but for the scan.

@@ -78,11 +78,12 @@ class OutputQueue:
 
     def put(self, kind: int, body: bytes, items: int = 0) -> None:
         """Append the body of a frame, or a part of it where the kind is a list."""
+        size = len(body)
         self._chunks.append((kind, body, items))
-        self.queued += len(body) + CHUNK_OVERHEAD
+        self.queued += size + CHUNK_OVERHEAD
         if items:
             self.items += items
-            self.items_size += len(body)
+            self.items_size += size
         if self._idle:
             self.wake()
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from ._endpoint import Endpoint, State
 from ._json import Fields, dump
+from ._operations import Operation, Operations
 from ._output import OutputQueue
 from ._position import format_position, is_position, parse_position
 from .errors import InvalidChannel, MessageTooLarge, RemoteProtocolError
@@ -19,7 +19,6 @@ from .events import (
     GoingAway,
     Lost,
     Messages,
-    Refusal,
     Rejected,
     Welcome,
 )
@@ -60,32 +59,8 @@ _MAX_RECONNECT_AFTER: Final = 86_400
 #: Bytes of the smallest record.
 _MIN_RECORD: Final = RECORD_OVERHEAD + 1
 
-_DONE: Final = ord("k")
-
 #: Publishers use the same names over and over.
 _encode_channel: Final = lru_cache(8_192)(encode_channel)
-
-
-class _Operation:
-    """An operation that was not answered, or not for all of its records."""
-
-    __slots__ = ("answer", "names", "number", "records", "refusals", "unanswered")
-
-    def __init__(self, number: int, answer: Kind, records: int, names: list[bytes] | None) -> None:
-        self.number = number
-        self.answer = answer
-        self.records = records
-        self.unanswered = records
-        self.names = names
-        self.refusals: list[Refusal] = []
-
-    def refuse(self, codes: bytes) -> None:
-        """Note those of the next records that are not done."""
-        start = self.records - self.unanswered
-        for index, code in enumerate(codes, start):
-            if code != _DONE:
-                channel = None if self.names is None else self.names[index].decode()
-                self.refusals.append(Refusal(index, bytes([code]), channel))
 
 
 class _Channel:
@@ -138,8 +113,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         wire = wire or NativeWire(MAX_OPENING_FRAME, preface=False)
         super().__init__(limits or Limits(), wire, OutputQueue(wire, on_output))
         self._welcome: Welcome | None = None
-        self._last_id = 0
-        self._operations: deque[_Operation] = deque()
+        self._operations = Operations()
         self._in_flight = 0
         # Channels whose messages are handed out. Those of others are ignored: what arrives for a
         # channel after its UNSUBSCRIBE was queued is nobody's.
@@ -168,13 +142,19 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         :raises MessageTooLarge: if the hub would not take it
         :raises LocalProtocolError: if the state does not allow it
         """
-        welcome = self._check_open("publish()")
-        name = self._encode_channel(welcome, channel)
-        data = encode_data(data)
+        # All of this is per message.
+        welcome = self._welcome
+        if self._state is not State.OPEN or welcome is None:
+            raise self._forbid("publish()")
+        name = _encode_channel(channel)
+        if len(name) > welcome.max_channel:
+            raise _too_long(name, welcome)
+        if type(data) is not bytes:
+            data = encode_data(data)
         if len(data) > welcome.max_message:
             raise _too_large(data, welcome)
         self._output.put(Kind.PUBLISH, pack(name, data), 1)
-        return self._begin(Kind.PUBLISH_ACK, 1)
+        return self._operations.begin_single(Kind.PUBLISH_ACK)
 
     def publish_many(
         self, messages: Iterable[tuple[str, Data]], max_bytes: float = math.inf
@@ -357,12 +337,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         for body, count in chunks:
             self._output.put(kind, body, count)
         records = sum([count for _, count in chunks])
-        return self._begin(answer, records, names) if records else None
-
-    def _begin(self, answer: Kind, records: int, names: list[bytes] | None = None) -> int:
-        self._last_id += 1
-        self._operations.append(_Operation(self._last_id, answer, records, names))
-        return self._last_id
+        return self._operations.begin(answer, records, names) if records else None
 
     def _take(self, max_bytes: int) -> bytes:
         if self._welcome is None:
@@ -404,32 +379,8 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         if len(codes) > self._in_flight:
             raise RemoteProtocolError(f"{kind.name}: answers what was not sent")
         self._in_flight -= len(codes)
-        all_done = codes.count(b"k") == len(codes)
-        operations = self._operations
-        acked = operations[0].number  # the first operation that no event tells of yet
-        position = 0
-        while position < len(codes):
-            operation = operations[0]
-            if operation.answer is not kind:
-                self._tell_acked(acked, operation.number)
-                raise RemoteProtocolError(f"{kind.name}: {operation.answer.name} was due")
-            count = min(operation.unanswered, len(codes) - position)
-            if not all_done:
-                operation.refuse(codes[position : position + count])
-            operation.unanswered -= count
-            position += count
-            if operation.unanswered == 0:
-                operations.popleft()
-                if operation.refusals:
-                    self._tell_acked(acked, operation.number)
-                    self._events.append(Rejected(operation.number, tuple(operation.refusals)))
-                    acked = operation.number + 1
-        self._tell_acked(acked, operations[0].number if operations else self._last_id + 1)
+        self._operations.answer(kind, codes, self._events.append)
         self._output.wake()
-
-    def _tell_acked(self, start: int, stop: int) -> None:
-        if start < stop:
-            self._events.append(Acked(range(start, stop)))
 
     def _on_publish_ack(self, body: bytes) -> None:
         self._on_codes(Kind.PUBLISH_ACK, body)
@@ -440,12 +391,12 @@ class ClientProtocol(Endpoint[_ClientOnly]):
     def _on_subscribe_ack(self, body: bytes) -> None:
         # Codes are handed out an operation at a time.
         codes = bytearray()
-        operation: _Operation | None = None
+        operation: Operation | None = None
         try:
             for name, answer in _each_record(body):
                 if operation is None or len(codes) == operation.unanswered:
                     self._on_subscribe_codes(codes)
-                    operation = self._operations[0] if self._operations else None
+                    operation = self._operations.first
                 if operation is None or operation.names is None:
                     raise RemoteProtocolError("SUBSCRIBE_ACK: nothing to answer")
                 if len(codes) == self._in_flight:
@@ -464,7 +415,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
             self._on_codes(Kind.SUBSCRIBE_ACK, bytes(codes))
             codes.clear()
 
-    def _on_subscribed(self, operation: _Operation, name: bytes, answer: bytes) -> None:
+    def _on_subscribed(self, operation: Operation, name: bytes, answer: bytes) -> None:
         granted = answer.startswith(b"k")
         first, last, before = self._joining.get(name, (math.inf, 0, b""))
         joins = first <= operation.number
@@ -542,11 +493,9 @@ class ClientProtocol(Endpoint[_ClientOnly]):
     def _close(self) -> None:
         super()._close()
         self._output.clear()
-        if self._operations:
-            first, last = self._operations[0].number, self._operations[-1].number
-            self._operations.clear()
+        if (lost := self._operations.lose()) is not None:
             self._in_flight = 0
-            self._events.append(Lost(range(first, last + 1)))
+            self._events.append(lost)
 
     _OPEN: ClassVar[Mapping[int, Callable[[ClientProtocol, bytes], None]]] = {
         Kind.PUBLISH_ACK: _on_publish_ack,

@@ -220,7 +220,7 @@ pack_length: Final = _LENGTH.pack
 
 def pack(name: bytes, data: bytes) -> bytes:
     """Encode a record from a name that :func:`encode_channel` gave and the message's bytes."""
-    return b"%b%b\n%b\n" % (_LENGTH.pack(len(name) + len(data) + 2), name, data)
+    return b"".join((_LENGTH.pack(len(name) + len(data) + 2), name, b"\n", data, b"\n"))
 
 
 def encode(channel: str, data: bytes | bytearray | memoryview | str) -> bytes:
