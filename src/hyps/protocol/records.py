@@ -33,7 +33,7 @@ RUN_SIZE: Final = 65_536
 #: go from length to length.
 _SMALL: Final = 128
 
-#: Records in what is cut at once.
+#: Records of the first one's size from which on it is faster to cut all of them at once.
 _MANY: Final = 16
 
 #: Bytes of a record that are neither channel nor message: the length and two newlines.
