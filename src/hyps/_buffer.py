@@ -23,6 +23,9 @@ class _Missed:
 
     __slots__ = ("channel", "missed", "reason")
 
+    #: Of messages, as of a run, which is what else is queued.
+    count: ClassVar[int] = 0
+
     def __init__(self, channel: str, missed: int | None, reason: GapReason) -> None:
         self.channel = channel
         self.missed = missed
@@ -66,6 +69,9 @@ _NOTHING: Final[deque[Any]] = deque()
 _NOBODY: Final[Iterator[Any]] = iter(())
 _NO_GAPS: Final[dict[str, Any]] = {}
 
+#: Runs of one message each that are read as one, so that what is per run is not per message.
+_JOINED: Final = 64
+
 
 class Buffer:
     """Messages and gaps in order. This one drops the newest messages when it is full.
@@ -78,6 +84,9 @@ class Buffer:
     #: Whether what it drops is worth a line in the log.
     logs_losses: ClassVar[bool] = True
 
+    #: Whether several runs may be ready at once.
+    _joins: ClassVar[bool] = True
+
     __slots__ = (
         "_count",
         "_items",
@@ -85,8 +94,10 @@ class Buffer:
         "_max_messages",
         "_open",
         "_ready_size",
+        "_ready_sizes",
         "_size",
         "is_closed",
+        "joined",
         "ready",
     )
 
@@ -103,6 +114,10 @@ class Buffer:
         #: may be messages alone or gaps too.
         self.ready: Iterator[Any] = _NOBODY
         self._ready_size = 0
+        # The bytes of each, if they are of several runs.
+        self._ready_sizes: list[int] | None = None
+        #: Runs that became ready beside others. The reader counts them, and sets it to 0.
+        self.joined = 0
         # By channel and reason, the gaps in the queue that no message of the channel is behind.
         self._open: dict[str, dict[GapReason, _Missed]] = _NO_GAPS
         #: Set when the policy is to end at a message that there is no room for.
@@ -138,6 +153,10 @@ class Buffer:
         self._size += len(run.records)
 
     def _put_what_fits(self, run: Run, count: int, size: int) -> int:
+        unread = count - self._count
+        if unread and self._ready_sizes is not None:
+            # Runs that were read do not count.
+            size = self._size + sum(self._ready_sizes[-unread:])
         room = _fit(run, self._max_messages - count, self._max_bytes - size)
         room = max(room, 0 if count else 1)
         if room == run.count:
@@ -186,15 +205,40 @@ class Buffer:
         item = self.take()
         if isinstance(item, Gap):
             return item
+        messages = item.messages
         # Until it is read it counts.
         self._ready_size = len(item.records)
-        self.ready = messages = iter(item.messages)
-        return next(messages)
+        self._ready_sizes = None
+        if item.count == 1 and self._joins and self._items and self._items[0].count == 1:
+            messages = [*messages, *self._join()]
+        self.ready = ready = iter(messages)
+        return next(ready)
+
+    def _join(self) -> list[Message]:
+        """Take what is of one message too from behind a run of one message."""
+        items = self._items
+        messages: list[Message] = []
+        sizes = [self._ready_size]
+        while items and len(sizes) < _JOINED:
+            run = items[0]
+            if run.count != 1 or isinstance(run, _Missed):
+                break
+            items.popleft()
+            messages += run.messages
+            sizes.append(len(run.records))
+        joined = sum(sizes) - self._ready_size
+        self._ready_size += joined
+        self._ready_sizes = sizes
+        self._size -= joined
+        self._count -= len(messages)
+        self.joined += len(messages)
+        return messages
 
 
 class _DropOldest(Buffer):
     """Drops the oldest messages. Their gaps stand before everything else."""
 
+    _joins = False
     __slots__ = ("_front", "_rest")
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:

@@ -230,14 +230,15 @@ class Link:
 
     def publish_unawaited(self, channel: str, data: Data) -> None:
         """Publish, and leave the answer to ``flush()``."""
-        self._unawaited = self.begun(self.protocol.publish(channel, data))
+        self._unawaited = self._last_operation = self.protocol.publish(channel, data)
 
     # Room
 
     @property
     def is_full(self) -> bool:
         """Whether who wants to publish must wait for room."""
-        return bool(self._room) or self.protocol.backlog >= self.protocol.limits.max_backlog
+        protocol = self.protocol
+        return True if self._room else protocol.backlog >= protocol.limits.max_backlog
 
     async def wait_for_room(self) -> bool:
         """Wait for one's turn to publish; call :meth:`let_in` when it is over.

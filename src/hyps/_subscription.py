@@ -284,9 +284,11 @@ class Subscription(Generic[Item]):
         :raises SubscriptionOverflow:
         :raises ConnectionLost:
         """
-        self._check_reader()
-        await self._let_others_run()
         buffer = self._buffer
+        self._check_reader()
+        if self._is_pass_over():
+            await checkpoint()
+            self._check_reader()
         records = [encode(message.channel, message.data) for message in buffer.ready]
         while True:
             while buffer:
@@ -300,7 +302,9 @@ class Subscription(Generic[Item]):
 
     async def _next(self) -> Item | None:
         """Wait for the next item; None at the subscription's end."""
-        await self._let_others_run()
+        if self._is_pass_over():
+            await checkpoint()
+        self._check_reader()
         while (item := self._take()) is None:
             if not await self._wait():
                 if self._error is not None:
@@ -318,12 +322,14 @@ class Subscription(Generic[Item]):
                 return item  # type: ignore[no-any-return]
         return None
 
-    async def _let_others_run(self) -> None:
-        self._runs_taken += 1
-        if self._runs_taken >= _RUNS_PER_PASS:
-            self._runs_taken = 0
-            await checkpoint()
-        self._check_reader()
+    def _is_pass_over(self) -> bool:
+        """Count a run, and tell whether so many were read that it is the turn of other tasks."""
+        self._runs_taken += 1 + self._buffer.joined
+        self._buffer.joined = 0
+        if self._runs_taken < _RUNS_PER_PASS:
+            return False
+        self._runs_taken = 0
+        return True
 
     def _check_reader(self) -> None:
         if self._reader is not None:

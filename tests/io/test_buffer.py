@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import hyps
-from hyps.protocol import encode
+from hyps._buffer import Buffer
+from hyps.protocol import Run, encode
 
 from .helpers import drain, memory_client, numbered, take_data, warned
 from .peers import connected_to_script, raw_client
@@ -197,3 +200,73 @@ async def test_gaps_are_logged(caplog: pytest.LogCaptureFixture) -> None:
         [told] = warned(caplog, "hyps.client")
         assert "3 messages" in told
         assert "unknown number" in told
+
+
+class _Single(Buffer):
+    """Reads run by run."""
+
+    _joins = False
+
+
+class _Both:
+    """Does everything twice: with runs that are read together, and with runs by themselves."""
+
+    def __init__(self, max_messages: int, max_bytes: int) -> None:
+        self.buffers = (Buffer(max_messages, max_bytes), _Single(max_messages, max_bytes))
+        self._numbers = iter(range(1_000_000))
+
+    def put(self, channel: str, count: int) -> None:
+        records = [encode(channel, b"%d" % next(self._numbers)) for _ in range(count)]
+        missed = {each.put(Run(channel, b"".join(records), count)) for each in self.buffers}
+        assert len(missed) == 1
+
+    def put_gap(self, channel: str) -> None:
+        for each in self.buffers:
+            each.put_gap(channel, 1, "hub")
+
+    def read(self, count: int) -> None:
+        for _ in range(count):
+            first, second = map(_read, self.buffers)
+            assert first == second
+
+
+def _read(buffer: Buffer) -> object:
+    for message in buffer.ready:
+        return message
+    return buffer.take_one() if buffer else None
+
+
+_puts = st.tuples(st.just("put"), st.sampled_from("abc"), st.sampled_from([1, 1, 1, 2, 3]))
+_steps = _puts | st.tuples(st.just("put_gap"), st.sampled_from("abc"))
+_reads = st.tuples(st.just("read"), st.integers(1, 4))
+
+
+@given(
+    st.sampled_from([3, 10, 1_000]),
+    st.sampled_from([30, 60, 100, 1_000]),
+    st.lists(_puts | _puts | _steps | _reads, min_size=10, max_size=60),
+)
+def test_runs_that_are_read_together_count_as_if_each_was_read_by_itself(
+    max_messages: int, max_bytes: int, steps: list[tuple[Any, ...]]
+) -> None:
+    both = _Both(max_messages, max_bytes)
+    for name, *arguments in steps:
+        getattr(both, name)(*arguments)
+    both.read(200)
+    assert [bool(each) for each in both.buffers] == [False, False]
+
+
+async def test_what_was_read_of_many_channels_makes_room() -> None:
+    names = [f"{number:02}" for number in range(20)]
+    record = len(encode("00", b""))
+    async with (
+        memory_client() as client,
+        client.subscribe(*names, max_bytes=20 * record) as subscription,
+    ):
+        await client.publish_many([(name, b"") for name in names])
+        for name in names[:5]:
+            assert (await subscription.receive()).channel == name
+        await client.publish_many([(name, b"") for name in names[:6]])
+        assert subscription.missed == 1
+        channels = [message.channel for message in await subscription.receive_many()]
+        assert channels == names[5:] + names[:5]

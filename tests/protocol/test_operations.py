@@ -8,6 +8,7 @@ import pytest
 from protocol.pair import (
     Pair,
     connect,
+    drain,
     expect_violation,
     open_client,
     open_server,
@@ -70,6 +71,54 @@ def test_each_kind_of_operation_is_answered_in_order() -> None:
     assert client.unanswered == client.in_flight == 0
     assert pair.server_events == [Taken(2), Taken(4), Taken(1)]
     assert (pair.broker.published, pair.broker.delivered, pair.broker.missed) == (4, 4, 0)
+
+
+@pytest.mark.parametrize("split", range(7))
+def test_messages_published_singly_are_operations_of_their_own(split: int) -> None:
+    client = open_client()
+    assert [client.publish("c", b"") for _ in range(3)] == [1, 2, 3]
+    assert client.publish_many([("c", b"")] * 2) == 4
+    assert [client.publish("c", b"") for _ in range(2)] == [5, 6]
+    assert client.unanswered == 6
+    client.data_to_send()
+    codes = b"kdknkds"
+    acked: list[int] = []
+    rejected: list[Rejected] = []
+    for part in filter(None, (codes[:split], codes[split:])):
+        for event in receive(client, encode_frame(Kind.PUBLISH_ACK, part)):
+            if isinstance(event, Acked):
+                acked += event.operations
+            else:
+                assert isinstance(event, Rejected)
+                rejected.append(event)
+    assert acked == [1, 3]
+    assert rejected == [
+        Rejected(2, (Refusal(0, b"d"),)),
+        Rejected(4, (Refusal(0, b"n"),)),
+        Rejected(5, (Refusal(0, b"d"),)),
+        Rejected(6, (Refusal(0, b"s"),)),
+    ]
+    assert client.unanswered == client.in_flight == 0
+    # Another series.
+    assert client.publish("c", b"") == 7
+    client.data_to_send()
+    assert receive(client, encode_frame(Kind.PUBLISH_ACK, b"k")) == [Acked(range(7, 8))]
+
+
+@pytest.mark.parametrize("answered", range(4))
+def test_what_was_published_singly_and_not_answered_is_lost(answered: int) -> None:
+    client = open_client()
+    for _ in range(3):
+        client.publish("c", b"")
+    client.data_to_send()
+    if answered:
+        answer = encode_frame(Kind.PUBLISH_ACK, b"k" * answered)
+        assert receive(client, answer) == [Acked(range(1, 1 + answered))]
+    assert client.publish("c", b"") == 4
+    assert client.unanswered == 4 - answered
+    client.fail("enough")
+    assert drain(client) == [Lost(range(1 + answered, 5))]
+    assert client.unanswered == client.in_flight == 0
 
 
 def test_operations_without_channels_are_none() -> None:

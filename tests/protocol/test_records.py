@@ -13,7 +13,7 @@ from protocol import strategies as own
 from hyps.protocol import InvalidChannel, MalformedRecord, Message, RecordDecoder, Run
 from hyps.protocol import encode as encode_record
 from hyps.protocol import records as decode_records
-from hyps.protocol.records import RUN_SIZE, pack_names, scan, unpack_names
+from hyps.protocol.records import RUN_SIZE, cut, encode_all, pack_names, scan, unpack_names
 
 VECTOR = b"\x00\x00\x00\x0ffoo_ch\nfoo_msg\n"
 
@@ -242,6 +242,87 @@ def test_split_of_a_run(messages: list[bytes], draw: st.DataObject) -> None:
     assert [part.channel for part in parts] == ["c", "c"]
     assert [message.data for part in parts for message in part.messages] == messages
     assert b"".join([part.records for part in parts]) == run.records
+
+
+#: Messages with what looks like the next record in them, and others of the same sizes.
+LOOKALIKES = (
+    b"",
+    b"c\n",
+    b"12345678901",
+    encode_record("c", b""),
+    encode_record("c", b"x\n"),
+    b"\n\x00\x00\x00\x04c\n",
+    b"\x00\x00\x00\x04c",
+    b"cc\n",
+    b"\n",
+)
+lookalikes = st.lists(
+    st.sampled_from(LOOKALIKES) | st.binary(max_size=12), min_size=16, max_size=40
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["c", "cc", "ccc", "é"]), lookalikes), max_size=3))
+def test_records_that_are_encoded_at_once(runs: list[tuple[str, list[bytes]]]) -> None:
+    messages = [(channel, data) for channel, contents in runs for data in contents]
+    if messages:
+        encoded = encode_all(
+            [f"{channel}\n".encode() for channel, _ in messages], [data for _, data in messages]
+        )
+        assert encoded == b"".join([encode_record(*message) for message in messages])
+        assert list(decode_records(encoded)) == messages
+
+
+def test_many_small_records_of_a_channel_are_cut_at_once() -> None:
+    contents = [b"x" * (number % 30) for number in range(100)]
+    data = b"".join([encode_record("c", content) for content in contents])
+    assert cut(data) == (b"c\n", contents)
+
+
+@given(lookalikes, st.data())
+def test_cut_gives_what_the_records_hold_or_nothing(
+    contents: list[bytes], draw: st.DataObject
+) -> None:
+    data = b"".join([encode_record("c", content) for content in contents])
+    is_plain = not any(b"c\n" in content + b"\n" for content in contents)
+    if is_plain and 16 * len(encode_record("c", contents[0])) <= len(data):
+        assert cut(data) == (b"c\n", contents)
+    changed = draw.draw(own.mutations(data) | st.integers(0, len(data)).map(lambda n: data[:n]))
+    found = cut(changed)
+    if found is not None:
+        prefix, contents = found
+        assert list(decode_records(changed)) == [(prefix[:-1].decode(), each) for each in contents]
+
+
+@pytest.mark.parametrize("lie", [-1, 1, 5, -5, 256])
+@pytest.mark.parametrize("index", [0, 1, 15, 18, 19])
+def test_cut_sees_a_length_that_lies(index: int, lie: int) -> None:
+    record = encode_record("c", b"1234567")
+    data = bytearray(record * 20)
+    data[index * len(record) : index * len(record) + 4] = (len(record) - 4 + lie).to_bytes(4, "big")
+    assert cut(bytes(data)) is None
+
+
+def test_cut_sees_two_lengths_that_make_up_for_each_other() -> None:
+    one, other = encode_record("c", b"123"), encode_record("c", b"12345")
+    data = (one[:4] + other[4:] + other[:4] + one[4:]) * 10
+    assert cut(data) is None
+
+
+def test_cut_wants_the_last_record_whole() -> None:
+    record = encode_record("c", b"1234567")
+    data = record * 40
+    for stop in range(len(data)):
+        assert (cut(data[:stop]) is not None) == (
+            stop >= 16 * len(record) and not stop % len(record)
+        )
+
+
+@pytest.mark.parametrize("channel", ["c", "cc", "é"])
+@given(contents=lookalikes)
+def test_messages_of_a_run_with_lookalikes(channel: str, contents: list[bytes]) -> None:
+    data = b"".join([encode_record(channel, content) for content in contents])
+    run = Run(channel, data, len(contents))
+    assert [message.data for message in run.messages] == contents
 
 
 def test_messages_of_a_run_are_made_once() -> None:

@@ -14,16 +14,16 @@ from benchmarks.count import CASES, STEPS, measure
 #: Calls for a message, with one channel and with a thousand, where each message is a run.
 BOUNDS = {
     # Encoding, message by message; with a new channel each time that is looked up too.
-    "publish": (4.2, 6.2),
-    "publish singly": (18.2, 18.2),
+    "publish": (3.3, 7.2),
+    "publish singly": (12.2, 12.2),
     # At the hub, per run but for the scan.
-    "route": (1.3, 13.3),
+    "route": (1.3, 12.3),
     # To the subscriber's protocol, per run but for the scan.
-    "deliver": (1.3, 12.3),
-    "take ACKs": (0.2, 0.2),
+    "deliver": (0.3, 10.2),
+    "take ACKs": (0.3, 0.3),
     # In the subscription, from getting the run to the user's hands.
-    "read": (4.2, 31.7),
-    "read many": (3.2, 28.2),
+    "read": (3.2, 18.0),
+    "read many": (2.2, 16.4),
 }
 
 

@@ -89,11 +89,12 @@ class OutputQueue:
 
     def put(self, kind: int, body: bytes, items: int = 0) -> None:
         """Append the body of a frame, or a part of it where the kind is a list."""
+        size = len(body)
         self._chunks.append((kind, body, items))
-        self.queued += len(body) + CHUNK_OVERHEAD
+        self.queued += size + CHUNK_OVERHEAD
         if items:
             self.items += items
-            self.items_size += len(body)
+            self.items_size += size
         if self._idle:
             self.wake()
 
@@ -136,25 +137,28 @@ class OutputQueue:
                 taken += encode(kind, [body], len(body))
             self._urgent = []
         chunks = self._chunks
+        popleft = chunks.popleft
         size = items = 0
         room = self.items if max_items is None else max_items
         while chunks and size < max_bytes and chunks[0][2] <= room:
-            kind, body, count = chunks.popleft()
+            kind, body, count = popleft()
             bodies = [body]
+            append = bodies.append
             length = len(body)
             room -= count
             items += count
             if kind in _LISTS:
                 bound = self.frame_size
-                while chunks and chunks[0][0] == kind and chunks[0][2] <= room:
-                    body = chunks[0][1]
-                    if length + len(body) > bound:
+                while chunks:
+                    next_kind, body, next_count = chunks[0]
+                    size_then = length + len(body)
+                    if next_kind != kind or size_then > bound or next_count > room:
                         break
-                    count = chunks.popleft()[2]
-                    bodies.append(body)
-                    length += len(body)
-                    room -= count
-                    items += count
+                    popleft()
+                    append(body)
+                    length = size_then
+                    room -= next_count
+                    items += next_count
             taken += encode(kind, bodies, length)
             size += length + 5
             if count:

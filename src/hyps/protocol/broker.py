@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ._output import OutputQueue
 from ._position import format_position
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .server import ServerProtocol
     from .wire import Wire
 
-#: Subscribers of a channel that are looked through in about the time that handing a run to one takes.
+#: Subscribers that are looked through in about the time that it takes to hand one a run.
 _LOOKED_THROUGH: Final = 64
 
 _BOOT_ID_CHARACTERS = frozenset(map(chr, range(0x21, 0x7F))) - {":"}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from ._endpoint import Endpoint, State
 from ._json import Fields, dump
+from ._operations import Operations
 from ._output import OutputQueue
 from ._position import format_position, is_position, parse_position
 from .errors import InvalidChannel, MessageTooLarge, RemoteProtocolError
@@ -19,7 +19,6 @@ from .events import (
     GoingAway,
     Lost,
     Messages,
-    Refusal,
     Rejected,
     Welcome,
 )
@@ -34,7 +33,9 @@ from .limits import (
 from .records import (
     RECORD_OVERHEAD,
     Run,
+    cut,
     decode_channel,
+    encode_all,
     encode_channel,
     encode_data,
     pack,
@@ -60,7 +61,6 @@ _MAX_RECONNECT_AFTER: Final = 86_400
 #: Bytes of the smallest record.
 _MIN_RECORD: Final = RECORD_OVERHEAD + 1
 
-_DONE: Final = ord("k")
 _NEWLINE: Final = ord("\n")
 
 #: What stands for a channel without a SUBSCRIBE on its way.
@@ -68,29 +68,6 @@ _NOT_JOINING: Final = (math.inf, 0, b"")
 
 #: Publishers use the same names over and over.
 _encode_channel: Final = lru_cache(8_192)(encode_channel)
-
-
-class _Operation:
-    """An operation that was not answered, or not for all of its records."""
-
-    __slots__ = ("answer", "channels", "number", "records", "refusals", "unanswered")
-
-    def __init__(self, number: int, answer: Kind, records: int, channels: list[str] | None) -> None:
-        self.number = number
-        self.answer = answer
-        self.records = records
-        self.unanswered = records
-        #: Those that it subscribes.
-        self.channels = channels
-        self.refusals: list[Refusal] = []
-
-    def refuse(self, codes: bytes) -> None:
-        """Note those of the next records that are not done."""
-        start = self.records - self.unanswered
-        for index, code in enumerate(codes, start):
-            if code != _DONE:
-                channel = None if self.channels is None else self.channels[index]
-                self.refusals.append(Refusal(index, bytes([code]), channel))
 
 
 class _Channel:
@@ -143,8 +120,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         wire = wire or NativeWire(MAX_OPENING_FRAME, preface=False)
         super().__init__(limits or Limits(), wire, OutputQueue(wire, on_output))
         self._welcome: Welcome | None = None
-        self._last_id = 0
-        self._operations: deque[_Operation] = deque()
+        self._operations = Operations()
         self._in_flight = 0
         # Channels whose messages are handed out. Those of others are ignored: what arrives for a
         # channel after its UNSUBSCRIBE was queued is nobody's.
@@ -173,13 +149,19 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         :raises MessageTooLarge: if the hub would not take it
         :raises LocalProtocolError: if the state does not allow it
         """
-        welcome = self._check_open("publish()")
-        name = self._encode_channel(welcome, channel)
-        data = encode_data(data)
+        # All of this is per message.
+        welcome = self._welcome
+        if self._state is not State.OPEN or welcome is None:
+            raise self._forbid("publish()")
+        name = _encode_channel(channel)
+        if len(name) > welcome.max_channel:
+            raise _too_long(name, welcome)
+        if type(data) is not bytes:
+            data = encode_data(data)
         if len(data) > welcome.max_message:
             raise _too_large(data, welcome)
         self._output.put(Kind.PUBLISH, pack(name, data), 1)
-        return self._begin(Kind.PUBLISH_ACK, 1)
+        return self._operations.begin_single(Kind.PUBLISH_ACK)
 
     def publish_many(
         self, messages: Iterable[tuple[str, Data]], max_bytes: float = math.inf
@@ -200,36 +182,45 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         # No record is smaller than that, so nobody needs to count.
         most = min(self._output.frame_size, most_records * _MIN_RECORD)
         max_message = welcome.max_message
+        max_channel = welcome.max_channel
         bound = min(most, max_bytes)
         chunks: list[tuple[bytes, int]] = []
-        parts: list[bytes] = []
-        size = total = 0
+        prefixes: list[bytes] = []
+        contents: list[bytes] = []
+        size = total = overhead = 0
         last: str | None = None
-        name = b""
+        prefix = b""
         # Per message. In one loop, as calls would cost more than what they do.
         for channel, message in messages:
             if channel != last:
-                name = self._encode_channel(welcome, channel) + b"\n"
+                name = _encode_channel(channel)
+                if len(name) > max_channel:
+                    raise _too_long(name, welcome)
+                prefix = name + b"\n"
+                overhead = len(name) + RECORD_OVERHEAD
                 last = channel
             data = message if type(message) is bytes else encode_data(message)
-            if len(data) > max_message:
+            length = len(data)
+            if length > max_message:
                 raise _too_large(data, welcome)
-            length = len(name) + len(data) + 1
-            size += length + 4
+            size += length + overhead
             if size > bound:
                 # Per chunk.
-                if parts:
-                    chunks.append((b"".join(parts), len(parts) // 4))
-                    parts = []
-                    total += size - length - 4
-                size = length + 4
+                if prefixes:
+                    chunks.append((encode_all(prefixes, contents), len(contents)))
+                    prefixes = []
+                    contents = []
+                    total += size - length - overhead
+                size = length + overhead
                 bound = min(most, max_bytes - total)
                 if total + size >= max_bytes:
-                    parts += (pack_length(length), name, data, b"\n")
+                    prefixes.append(prefix)
+                    contents.append(data)
                     break
-            parts += (pack_length(length), name, data, b"\n")
-        if parts:
-            chunks.append((b"".join(parts), len(parts) // 4))
+            prefixes.append(prefix)
+            contents.append(data)
+        if prefixes:
+            chunks.append((encode_all(prefixes, contents), len(contents)))
         return self._put(Kind.PUBLISH, Kind.PUBLISH_ACK, chunks)
 
     def subscribe(
@@ -345,9 +336,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
     def _encode_channel(self, welcome: Welcome, channel: str) -> bytes:
         name = _encode_channel(channel)
         if len(name) > welcome.max_channel:
-            raise InvalidChannel(
-                f"a channel of {len(name)} bytes; the hub takes {welcome.max_channel}"
-            )
+            raise _too_long(name, welcome)
         return name
 
     def _encode_channels(self, welcome: Welcome, channels: list[str]) -> list[bytes]:
@@ -378,12 +367,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         for body, count in chunks:
             self._output.put(kind, body, count)
         records = sum([count for _, count in chunks])
-        return self._begin(answer, records, channels) if records else None
-
-    def _begin(self, answer: Kind, records: int, channels: list[str] | None = None) -> int:
-        self._last_id += 1
-        self._operations.append(_Operation(self._last_id, answer, records, channels))
-        return self._last_id
+        return self._operations.begin(answer, records, channels) if records else None
 
     def _take(self, max_bytes: int) -> bytes:
         if self._welcome is None:
@@ -425,32 +409,8 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         if len(codes) > self._in_flight:
             raise RemoteProtocolError(f"{kind.name}: answers what was not sent")
         self._in_flight -= len(codes)
-        all_done = codes.count(b"k") == len(codes)
-        operations = self._operations
-        acked = operations[0].number  # the first operation that no event tells of yet
-        position = 0
-        while position < len(codes):
-            operation = operations[0]
-            if operation.answer is not kind:
-                self._tell_acked(acked, operation.number)
-                raise RemoteProtocolError(f"{kind.name}: {operation.answer.name} was due")
-            count = min(operation.unanswered, len(codes) - position)
-            if not all_done:
-                operation.refuse(codes[position : position + count])
-            operation.unanswered -= count
-            position += count
-            if operation.unanswered == 0:
-                operations.popleft()
-                if operation.refusals:
-                    self._tell_acked(acked, operation.number)
-                    self._events.append(Rejected(operation.number, tuple(operation.refusals)))
-                    acked = operation.number + 1
-        self._tell_acked(acked, operations[0].number if operations else self._last_id + 1)
+        self._operations.answer(kind, codes, self._events.append)
         self._output.wake()
-
-    def _tell_acked(self, start: int, stop: int) -> None:
-        if start < stop:
-            self._events.append(Acked(range(start, stop)))
 
     def _on_publish_ack(self, body: bytes) -> None:
         self._on_codes(Kind.PUBLISH_ACK, body)
@@ -471,7 +431,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         :param position: where the first starts
         :return: the offset behind the last
         """
-        operation = self._operations[0] if self._operations else None
+        operation = self._operations.first
         if operation is None or operation.channels is None:
             raise RemoteProtocolError("SUBSCRIBE_ACK: nothing to answer")
         joining = self._joining
@@ -533,20 +493,27 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         channel.count = count
 
     def _on_messages(self, body: bytes) -> None:
-        # Per run. What is per message is in scan().
+        # Per run. What is per message is in cut() and scan().
         if not body:
             raise RemoteProtocolError("MESSAGES: no records")
         channels = self._channels
         runs: list[Run] = []
+        contents: list[bytes] | None = None
+        found: Iterable[tuple[bytes, int, int]]
+        if (whole := cut(body)) is None:
+            found = scan(body)
+        else:
+            prefix, contents = whole
+            found = [(prefix[:-1], len(body), len(contents))]
         position = 0
         try:
-            for name, stop, count in scan(body):
+            for name, stop, count in found:
                 channel = channels.get(name)
                 if channel is not None:
                     if channel.count > MAX_COUNT - count:
                         raise RemoteProtocolError("MESSAGES: more than can be counted")
                     channel.count += count
-                    runs.append(Run(channel.name, body[position:stop], count))
+                    runs.append(Run(channel.name, body[position:stop], count, contents))
                 else:
                     decode_channel(name)
                 position = stop
@@ -572,11 +539,9 @@ class ClientProtocol(Endpoint[_ClientOnly]):
     def _close(self) -> None:
         super()._close()
         self._output.clear()
-        if self._operations:
-            first, last = self._operations[0].number, self._operations[-1].number
-            self._operations.clear()
+        if (lost := self._operations.lose()) is not None:
             self._in_flight = 0
-            self._events.append(Lost(range(first, last + 1)))
+            self._events.append(lost)
 
     _OPEN: ClassVar[Mapping[int, Callable[[ClientProtocol, bytes], None]]] = {
         Kind.PUBLISH_ACK: _on_publish_ack,
@@ -598,6 +563,10 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         State.OPEN: _OPEN,
         State.DRAINING: _OPEN,
     }
+
+
+def _too_long(name: bytes, welcome: Welcome) -> InvalidChannel:
+    return InvalidChannel(f"a channel of {len(name)} bytes; the hub takes {welcome.max_channel}")
 
 
 def _too_large(data: bytes, welcome: Welcome) -> MessageTooLarge:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from functools import lru_cache
+from operator import itemgetter
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +28,13 @@ _NEWLINE: Final = 0x0A
 #: The longest run in bytes, but for its last record. It bounds how much one look-up hands to
 #: every subscriber at once, and so how long a single pass over them takes.
 RUN_SIZE: Final = 65_536
+
+#: Bytes of a record, on average, up to which it is faster to search for a channel's name than to
+#: go from length to length.
+_SMALL: Final = 128
+
+#: Records of the first one's size from which on it is faster to cut all of them at once.
+_MANY: Final = 16
 
 #: Bytes of a record that are neither channel nor message: the length and two newlines.
 RECORD_OVERHEAD: Final = 6
@@ -71,12 +79,17 @@ class Run:
     :param count: how many records these are
     """
 
-    __slots__ = ("_messages", "channel", "count", "records")
+    __slots__ = ("_contents", "_messages", "channel", "count", "records")
 
-    def __init__(self, channel: str, records: bytes, count: int) -> None:
+    def __init__(
+        self, channel: str, records: bytes, count: int, contents: list[bytes] | None = None
+    ) -> None:
         self.channel: str = channel
         self.records: bytes = records
         self.count: int = count
+        # The records' messages as bytes, where whoever checked the records has them; until they
+        # are made into messages.
+        self._contents = contents
         self._messages: list[Message] | None = None
 
     def __repr__(self) -> str:
@@ -90,9 +103,16 @@ class Run:
     @property
     def messages(self) -> list[Message]:
         """The records as messages; made once, however many readers share the run."""
-        if self._messages is None:
-            self._messages = _messages(self.channel, self.records)
-        return self._messages
+        messages = self._messages
+        if messages is None:
+            if self.count == 1:
+                head = 4 + len(self.channel.encode()) + 1
+                messages = [Message(self.channel, self.records[head:-1])]
+            else:
+                messages = _make_messages(self.channel, self._contents or _contents(self))
+                self._contents = None
+            self._messages = messages
+        return messages
 
     def split(self, count: int) -> tuple[Run, Run]:
         """Cut the run in two.
@@ -109,22 +129,55 @@ class Run:
         )
 
 
-def _messages(channel: str, data: bytes) -> list[Message]:
+def _make_messages(channel: str, contents: list[bytes]) -> list[Message]:
     # Everything here is per message.
-    unpack = _LENGTH.unpack_from
     new = Message.__new__
-    found: list[Message] = []
-    append = found.append
-    head = 4 + len(channel.encode()) + 1
-    position, end = 0, len(data)
-    while position < end:
-        stop = position + 4 + unpack(data, position)[0]
+    messages: list[Message] = []
+    append = messages.append
+    for content in contents:
         message = new(Message)
         message.channel = channel
-        message.data = data[position + head : stop - 1]
+        message.data = content
         append(message)
+    return messages
+
+
+def _contents(run: Run) -> list[bytes]:
+    """Give the bytes of each message of a run."""
+    name = run.channel.encode()
+    records = run.records
+    if len(records) <= run.count * _SMALL:
+        contents = _split(records, name + b"\n")
+        # Names contain no newline, so two occurrences never overlap. If there are as many of them
+        # as records, none is in a message.
+        if len(contents) == run.count:
+            return contents
+    # Per message.
+    unpack = _LENGTH.unpack_from
+    head = 4 + len(name) + 1
+    contents = []
+    position, end = 0, len(records)
+    while position < end:
+        stop = position + 4 + unpack(records, position)[0]
+        contents.append(records[position + head : stop - 1])
         position = stop
-    return found
+    return contents
+
+
+#: Cut off a newline and the length behind it.
+_without_boundary: Final = itemgetter(slice(-5))
+
+
+def _split(records: bytes, prefix: bytes) -> list[bytes]:
+    """Cut records of one channel into their messages, if none of these contains the prefix."""
+    # Each part but the first is a message and its newline; and but for the last, the length of the
+    # next one.
+    parts = records.split(prefix)
+    last = parts.pop()
+    contents = list(map(_without_boundary, parts))
+    del contents[0]
+    contents.append(last[:-1])
+    return contents
 
 
 def encode_channel(channel: str) -> bytes:
@@ -167,7 +220,7 @@ pack_length: Final = _LENGTH.pack
 
 def pack(name: bytes, data: bytes) -> bytes:
     """Encode a record from a name that :func:`encode_channel` gave and the message's bytes."""
-    return b"%b%b\n%b\n" % (_LENGTH.pack(len(name) + len(data) + 2), name, data)
+    return b"".join((_LENGTH.pack(len(name) + len(data) + 2), name, b"\n", data, b"\n"))
 
 
 def pack_names(names: list[bytes], data: bytes = b"") -> list[bytes]:
@@ -199,6 +252,63 @@ def encode(channel: str, data: bytes | bytearray | memoryview | str) -> bytes:
     return pack(encode_channel(channel), encode_data(data))
 
 
+def encode_all(prefixes: list[bytes], contents: list[bytes]) -> bytes:
+    r"""Encode records.
+
+    :param prefixes: of each record the channel, as :func:`encode_channel` gave it, and ``\n``
+    :param contents: of each record the bytes of the message
+    """
+    # What is per message is looped over in C, as far as it can be.
+    count = len(contents)
+    sizes = list(map(len, contents))
+    if sum(sizes) < count * _SMALL and prefixes.count(prefixes[0]) == count:
+        return _encode_run(prefixes[0], contents, sizes)
+    parts = [b"\n"] * (4 * count)
+    parts[0::4] = [
+        pack_length(len(prefix) + size + 1) for prefix, size in zip(prefixes, sizes, strict=True)
+    ]
+    parts[1::4] = prefixes
+    parts[2::4] = contents
+    return b"".join(parts)
+
+
+def _encode_run(prefix: bytes, contents: list[bytes], sizes: list[int]) -> bytes:
+    # What stands between two messages is made once for each size, of which there are few.
+    rest = len(prefix) + 1
+    boundaries = {size: b"\n%b%b" % (pack_length(size + rest), prefix) for size in set(sizes)}
+    parts = [b"\n"] * (2 * len(contents) + 1)
+    parts[:-1:2] = map(boundaries.__getitem__, sizes)
+    parts[1::2] = contents
+    # There is no message before the first.
+    parts[0] = parts[0][1:]
+    return b"".join(parts)
+
+
+def cut(data: bytes) -> tuple[bytes, list[bytes]] | None:
+    r"""Check records, and give their messages if these are many small ones of one channel.
+
+    :param data: concatenated records
+    :return: the channel with its ``\n``, and the bytes of each message; None if :func:`scan` has to
+        look, be it that something is wrong or not
+    """
+    end = len(data)
+    if not _MANY <= end <= RUN_SIZE:
+        return None
+    size = 4 + _LENGTH.unpack_from(data)[0]
+    newline = data.find(b"\n", 4, size)
+    if size > _SMALL or size * _MANY > end or newline <= 4:
+        return None
+    prefix = data[4 : newline + 1]
+    # If they are not of one channel, mostly the last one tells.
+    last = data.rfind(prefix)
+    if last + _LENGTH.unpack_from(data, last - 4)[0] != end:
+        return None
+    contents = _split(data, prefix)
+    # What is encoded otherwise has the prefix in a message, or is malformed.
+    is_whole = _encode_run(prefix, contents, list(map(len, contents))) == data
+    return (prefix, contents) if is_whole else None
+
+
 def scan(data: bytes, position: int = 0, *, whole: bool = True) -> Iterator[tuple[bytes, int, int]]:
     r"""Check records and find their runs.
 
@@ -211,41 +321,34 @@ def scan(data: bytes, position: int = 0, *, whole: bool = True) -> Iterator[tupl
     :return: for each run its channel, the offset behind it and the number of its records
     :raises MalformedRecord: after everything before the malformed record was given
     """
-    # Per record: the inner loop. Per run: the rest.
+    # Per record: the inner loop. Per run: the rest, which is per record too where no two neighbours
+    # are of one channel.
     unpack = _LENGTH.unpack_from
+    find = data.find
     starts_with = data.startswith
     end = len(data)
     while position < end:
-        if end - position < 4:
+        start = position + 4
+        if start > end:
             if whole:
                 raise MalformedRecord("a record is cut off in its length")
             return
-        length: int = unpack(data, position)[0]
-        stop = position + 4 + length
-        if length < 3:
-            raise MalformedRecord(f"a record's length is {length}; 3 is the least")
-        if stop > end:
-            if whole:
-                raise MalformedRecord("a record is longer than what holds it")
-            return
-        newline = data.find(b"\n", position + 4, stop - 1)
-        if newline < 0:
-            raise MalformedRecord("a record has no newline behind its channel")
-        if newline == position + 4:
-            raise MalformedRecord("a record's channel is empty")
-        if data[stop - 1] != _NEWLINE:
-            raise MalformedRecord("a record's last byte is not a newline")
-        prefix = data[position + 4 : newline + 1]
-        bound = min(end, position + RUN_SIZE)
+        stop = start + unpack(data, position)[0]
+        newline = find(b"\n", start, stop - 1)
+        if newline <= start or stop > end or data[stop - 1] != _NEWLINE:
+            if stop > end and stop - start >= 3 and not whole:
+                return
+            raise _malformed(data, start, stop, newline)
+        name = data[start:newline]
         count = 1
-        position = stop
-        if position < bound and starts_with(prefix, position + 4):
+        if starts_with(name, stop + 4):
             # A boundary is the last byte of one record with the length and the channel of the
             # next. One unpack for all of it is what makes this fast.
+            prefix = name + b"\n"
             size = len(prefix)
             boundary = _boundary(size)
-            last = min(bound - 2, end - 5 - size)
-            edge = before = position - 1
+            last = min(position + RUN_SIZE - 2, end - 5 - size)
+            edge = before = stop - 1
             while edge <= last:
                 newline_byte, length, found = boundary(data, edge)
                 if newline_byte != b"\n" or found != prefix or length <= size:
@@ -257,8 +360,22 @@ def scan(data: bytes, position: int = 0, *, whole: bool = True) -> Iterator[tupl
                 # The outer loop says what is wrong with the last one.
                 count -= 1
                 edge = before
-            position = edge + 1
-        yield prefix[:-1], position, count
+            stop = edge + 1
+        yield name, stop, count
+        position = stop
+
+
+def _malformed(data: bytes, start: int, stop: int, newline: int) -> MalformedRecord:
+    """Say what is wrong with a record whose channel starts at ``start``."""
+    if stop - start < 3:
+        return MalformedRecord(f"a record's length is {stop - start}; 3 is the least")
+    if stop > len(data):
+        return MalformedRecord("a record is longer than what holds it")
+    if newline < 0:
+        return MalformedRecord("a record has no newline behind its channel")
+    if newline == start:
+        return MalformedRecord("a record's channel is empty")
+    return MalformedRecord("a record's last byte is not a newline")
 
 
 @lru_cache(256)

@@ -175,7 +175,7 @@ class UnknownWire(Wire):
                 wire.receive_data(bytes(buffer))
                 self._on_known(wire)
                 return wire.next_frame()
-        if any(start.startswith(buffer) for start in self._wires):
+        if any(start.startswith(buffer) for start in (*self._wires, *_HTTP_1)):
             return None
         if buffer.startswith(_HTTP_1):
             self._answer = _NOT_HTTP_1
