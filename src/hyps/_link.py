@@ -230,7 +230,7 @@ class Link:
 
     def publish_unawaited(self, channel: str, data: Data) -> None:
         """Publish, and leave the answer to ``flush()``."""
-        self._unawaited = self._last_operation = self.protocol.publish(channel, data)
+        self._unawaited = self.begun(self.protocol.publish(channel, data))
 
     # Room
 

@@ -165,9 +165,14 @@ def test_another_protocol_is_told_so_in_a_line_of_text(data: bytes) -> None:
     assert server.eof_is_due
 
 
-def test_http_1_is_told_so_in_http_1() -> None:
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"PUT"])
+def test_http_1_is_told_so_in_http_1(method: bytes) -> None:
     server = session()
-    server.receive_data(b"GET /messages HTTP/1.1\r\nhost: example.com\r\n\r\n")
+    # It may begin as the other wires do.
+    for byte in method:
+        server.receive_data(bytes([byte]))
+        assert server.next_event() is NEED_DATA
+    server.receive_data(b" /messages HTTP/1.1\r\nhost: example.com\r\n\r\n")
     with pytest.raises(RemoteProtocolError, match="HTTP/1"):
         server.next_event()
     head, _, body = server.data_to_send().partition(b"\r\n\r\n")
