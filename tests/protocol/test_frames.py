@@ -7,6 +7,7 @@ from protocol import strategies as own
 from protocol.pair import error_fields, expect_violation, hello, receive
 
 from hyps.protocol import (
+    NEED_DATA,
     PREFACE,
     Broker,
     ErrorCode,

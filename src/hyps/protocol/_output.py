@@ -27,6 +27,10 @@ _LISTS: Final = frozenset(
     }
 )
 
+#: What queues have in common in which nothing waits: an empty deque of its own takes 760 bytes.
+#: Nothing is ever put into it.
+_NOTHING: Final[deque[tuple[int, bytes, int]]] = deque()
+
 
 class OutputQueue:
     """Bodies of frames in the order in which they are sent.
@@ -61,7 +65,7 @@ class OutputQueue:
         self.wire: Wire = wire
         self._held = 0
         self._on_output = on_output
-        self._chunks: deque[tuple[int, bytes, int]] = deque()
+        self._chunks: deque[tuple[int, bytes, int]] = _NOTHING
         self._urgent: list[tuple[int, bytes]] = []
         self._idle = True
         self._leaving = 0
@@ -90,6 +94,8 @@ class OutputQueue:
     def put(self, kind: int, body: bytes, items: int = 0) -> None:
         """Append the body of a frame, or a part of it where the kind is a list."""
         size = len(body)
+        if self._chunks is _NOTHING:
+            self._chunks = deque()
         self._chunks.append((kind, body, items))
         self.queued += size + CHUNK_OVERHEAD
         if items:
@@ -111,7 +117,7 @@ class OutputQueue:
 
     def clear(self) -> None:
         """Forget what was put; what is urgent still goes out."""
-        self._chunks.clear()
+        self._chunks = _NOTHING
         self.wire.clear()
         self._held = 0
         self.queued = self._leaving
@@ -165,6 +171,8 @@ class OutputQueue:
                 # All chunks of the frame are of one kind, so all have items.
                 self.items_size -= length
             self._leaving += length + CHUNK_OVERHEAD * len(bodies)
+        if not chunks:
+            self._chunks = _NOTHING
         self.items -= items
         self.leaving_items = items
         taken += self.wire.flush()

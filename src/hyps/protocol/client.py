@@ -410,7 +410,9 @@ class ClientProtocol(Endpoint[_ClientOnly]):
             raise RemoteProtocolError(f"{kind.name}: answers what was not sent")
         self._in_flight -= len(codes)
         self._operations.answer(kind, codes, self._events.append)
-        self._output.wake()
+        if self._output or self._state is not State.OPEN:
+            # There is room in flight, or nothing left to wait for.
+            self._output.wake()
 
     def _on_publish_ack(self, body: bytes) -> None:
         self._on_codes(Kind.PUBLISH_ACK, body)

@@ -66,21 +66,28 @@ class FrameDecoder:
 
     def __init__(self, max_frame: int, *, preface: bool = False) -> None:
         self.max_frame = max_frame
-        self._buffer = bytearray()
+        # What came last and how far it was looked at; and before that, a frame that came in part.
+        # So whole frames are cut from what came, and nothing is copied twice.
+        self._data = b""
+        self._position = 0
+        self._begun = bytearray()
         self._in_preface = preface
 
     @property
     def buffered(self) -> int:
         """Bytes that are not part of a frame handed out yet."""
-        return len(self._buffer)
+        return len(self._begun) + len(self._data) - self._position
 
     def receive_data(self, data: bytes) -> None:
         """Take bytes. Call :meth:`next_frame` until it returns None afterwards."""
-        self._buffer += data
+        self._data = self._data[self._position :] + data if self._data else data
+        self._position = 0
 
     def discard(self) -> None:
         """Forget what is buffered."""
-        self._buffer.clear()
+        self._data = b""
+        self._position = 0
+        self._begun = bytearray()
 
     def next_frame(self) -> tuple[int, bytes] | None:
         """Give the next frame's kind and body, or None if more data is needed.
@@ -89,27 +96,54 @@ class FrameDecoder:
         """
         if self._in_preface and not self._take_preface():
             return None
-        buffer = self._buffer
-        if len(buffer) < 4:
+        if self._begun:
+            return self._next_begun()
+        data = self._data
+        start = self._position
+        if len(data) - start >= 4:
+            stop = start + 4 + self._length(data[start : start + 4])
+            if stop < len(data):
+                self._position = stop
+                return data[start + 4], data[start + 5 : stop]
+            if stop == len(data):
+                self._data = b""
+                self._position = 0
+                return data[start + 4], data[start + 5 :]
+        self._begin(len(data) - start)
+        return None
+
+    def _next_begun(self) -> tuple[int, bytes] | None:
+        begun = self._begun
+        if len(begun) < 4 and not self._begin(4 - len(begun)):
             return None
-        length = int.from_bytes(buffer[:4], "big")
+        if not self._begin(4 + self._length(begun[:4]) - len(begun)):
+            return None
+        self._begun = bytearray()
+        with memoryview(begun) as view:
+            return begun[4], bytes(view[5:])
+
+    def _begin(self, size: int) -> bool:
+        """Set bytes aside for a frame that came in part; False if there are fewer."""
+        part = self._data[self._position : self._position + size]
+        self._begun += part
+        self._position += size
+        if self._position >= len(self._data):
+            self._data = b""
+            self._position = 0
+        return len(part) == size
+
+    def _length(self, head: bytes | bytearray) -> int:
+        length = int.from_bytes(head, "big")
         if length == 0:
             raise RemoteProtocolError("a frame has no kind")
         if length > self.max_frame:
             raise RemoteProtocolError(
                 f"a frame of {length} bytes; {self.max_frame} is the most", ErrorCode.TOO_LARGE
             )
-        stop = 4 + length
-        if len(buffer) < stop:
-            return None
-        kind = buffer[4]
-        with memoryview(buffer) as view:
-            body = bytes(view[5:stop])
-        del buffer[:stop]
-        return kind, body
+        return length
 
     def _take_preface(self) -> bool:
-        start = bytes(self._buffer[:MAX_PREFACE])
+        start = self._data[:MAX_PREFACE]
         name = PREFACE[:5]
         if not (start.startswith(name) or name.startswith(start)):
             raise RemoteProtocolError("the preface is missing")
@@ -120,6 +154,6 @@ class FrameDecoder:
             return False
         if line + newline != PREFACE:
             raise RemoteProtocolError("the wire's version is not supported", ErrorCode.VERSION)
-        del self._buffer[: len(PREFACE)]
+        self._position = len(PREFACE)
         self._in_preface = False
         return True
