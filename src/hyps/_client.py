@@ -201,12 +201,15 @@ class Client:
         :raises ConnectionLost: if the connection was lost before the ACK, so that the outcome is
             unknown; or if there is none, and none to wait for
         """
-        link = await self._get_connection().ready()
+        connection = self._get_connection()
+        link = connection.open_link
+        if link is None or link.is_full:
+            link = await connection.ready()
         try:
             operation = link.begun(link.protocol.publish(channel, data))
         finally:
             link.let_in()
-        await link.wait_for([link.expect(operation, is_own=True)])
+        await link.answered(operation)
 
     async def publish_many(self, messages: Iterable[tuple[str, Data]]) -> None:
         """Publish messages in order; returns when the hub has ACKed all of them.

@@ -467,7 +467,7 @@ class Connection:
         if link is None or operation is None:
             await checkpoint()
         else:
-            await link.wait_for([link.expect(operation, is_own=True)])
+            await link.answered(operation)
 
     def forget(self, subscription: AnySubscription) -> None:
         """Remove a subscription, without waiting."""

@@ -35,23 +35,23 @@ class Answer:
     :param is_own: the one who waits began the operation, and is told if it is refused
     """
 
-    __slots__ = ("_waiter", "error", "is_here", "is_own", "operation")
+    __slots__ = ("error", "is_here", "is_own", "operation", "waiter")
 
     def __init__(self, operation: int, waiter: Waiter, *, is_own: bool) -> None:
         self.operation = operation
         self.is_own = is_own
         self.is_here = False
         self.error: ErrorFactory | None = None
-        self._waiter = waiter
+        self.waiter = waiter
 
     def come(self, error: ErrorFactory | None) -> None:
         self.is_here = True
         self.error = error
-        self._waiter.set()
+        self.waiter.set()
 
     async def wait(self) -> None:
         """Wait for it; its error is raised."""
-        await self._waiter.wait()
+        await self.waiter.wait()
         if self.error is not None:
             raise self.error()
 
@@ -196,6 +196,17 @@ class Link:
         else:
             self._answers.append(answer)
         return answer
+
+    async def answered(self, operation: int) -> None:
+        """Wait for the answer to an operation of the caller's; its error is raised."""
+        answer = self.expect(operation, is_own=True)
+        try:
+            await answer.waiter.wait()
+        except BaseException:
+            self.abandon((answer,))
+            raise
+        if answer.error is not None:
+            raise answer.error()
 
     async def wait_for(self, answers: Iterable[Answer]) -> None:
         """Wait for answers, and raise the first error among them when all are here."""
