@@ -207,12 +207,9 @@ class Endpoint(Generic[_Event]):
         """
         self._pongs = 0
         self._sent = self._handed
-        data = self._take(max_bytes)
+        data = self._output.take(max_bytes)
         self._handed += len(data)
         return data
-
-    def _take(self, max_bytes: int) -> bytes:
-        return self._output.take(max_bytes)
 
     @property
     def backlog(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -39,8 +40,8 @@ class OutputQueue:
     hands of the I/O layer, and in memory.
 
     ``items`` counts what waits and the bound of the side that queues is about: a hub counts the
-    answers that it owes, a client the records that it sends. Those that were taken may have reached
-    the peer already; ``leaving_items`` says how many :meth:`take` gave last.
+    answers that it owes, a client the records that it sends. ``room`` is how many of them may be
+    taken; who bounds them adds to it when the peer has answered.
 
     :param wire: encodes the frames; what it holds back counts as queued. May be changed.
     :param on_output: called when there is something to take after :meth:`take` gave nothing
@@ -56,8 +57,8 @@ class OutputQueue:
         "frame_size",
         "items",
         "items_size",
-        "leaving_items",
         "queued",
+        "room",
         "wire",
     )
 
@@ -69,7 +70,7 @@ class OutputQueue:
         self._urgent: list[tuple[int, bytes]] = []
         self._idle = True
         self._leaving = 0
-        self.leaving_items: int = 0
+        self.room: float = math.inf
         self.queued: int = 0
         self.items: int = 0
         #: Bytes of the chunks that have items.
@@ -128,15 +129,18 @@ class OutputQueue:
         self.queued -= self._leaving
         self._leaving = 0
 
-    def take(self, max_bytes: int, max_items: int | None = None) -> bytes:
+    def take(self, max_bytes: int) -> bytes:
         """Take frames from the front.
 
         :param max_bytes: take no further frame once there are so many bytes
-        :param max_items: take no chunk with which there would be more items
         """
         # Per chunk, that is per run at the hub: the inner loop.
         self.settle()
-        encode = self.wire.encode
+        wire = self.wire
+        if not (self._chunks or self._urgent or wire.speaks_itself):
+            self._idle = True
+            return b""
+        encode = wire.encode
         taken: list[bytes] = []
         if self._urgent:
             for kind, body in self._urgent:
@@ -145,7 +149,7 @@ class OutputQueue:
         chunks = self._chunks
         popleft = chunks.popleft
         size = items = 0
-        room = self.items if max_items is None else max_items
+        room = self.room
         while chunks and size < max_bytes and chunks[0][2] <= room:
             kind, body, count = popleft()
             bodies = [body]
@@ -174,10 +178,10 @@ class OutputQueue:
         if not chunks:
             self._chunks = _NOTHING
         self.items -= items
-        self.leaving_items = items
-        taken += self.wire.flush()
+        self.room = room
+        taken += wire.flush()
         # What the wire holds back has not left.
-        held = self.wire.held
+        held = wire.held
         self._leaving -= held - self._held
         self._held = held
         self._idle = not taken

@@ -121,7 +121,6 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         super().__init__(limits or Limits(), wire, OutputQueue(wire, on_output))
         self._welcome: Welcome | None = None
         self._operations = Operations()
-        self._in_flight = 0
         # Channels whose messages are handed out. Those of others are ignored: what arrives for a
         # channel after its UNSUBSCRIBE was queued is nobody's.
         self._channels: dict[bytes, _Channel] = {}
@@ -298,7 +297,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
     @property
     def in_flight(self) -> int:
         """Records that were handed out to be sent and have no answer yet."""
-        return self._in_flight
+        return 0 if self._welcome is None else int(self._welcome.max_in_flight - self._output.room)
 
     @property
     def unanswered(self) -> int:
@@ -369,13 +368,6 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         records = sum([count for _, count in chunks])
         return self._operations.begin(answer, records, channels) if records else None
 
-    def _take(self, max_bytes: int) -> bytes:
-        if self._welcome is None:
-            return super()._take(max_bytes)
-        data = self._output.take(max_bytes, self._welcome.max_in_flight - self._in_flight)
-        self._in_flight += self._output.leaving_items
-        return data
-
     # Frames
 
     def _on_welcome(self, body: bytes) -> None:
@@ -397,6 +389,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         )
         self._state = State.OPEN
         self._welcome = welcome
+        self._output.room = welcome.max_in_flight
         self._heartbeat = welcome.heartbeat
         self._wire.max_frame = welcome.max_frame
         self._output.frame_size = min(FRAME_SIZE, welcome.max_frame - 1)
@@ -406,9 +399,9 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         """Hand out codes to the operations that wait for them, in order."""
         if not codes:
             raise RemoteProtocolError(f"{kind.name}: no codes")
-        if len(codes) > self._in_flight:
+        if len(codes) > self.in_flight:
             raise RemoteProtocolError(f"{kind.name}: answers what was not sent")
-        self._in_flight -= len(codes)
+        self._output.room += len(codes)
         self._operations.answer(kind, codes, self._events.append)
         if self._output or self._state is not State.OPEN:
             # There is room in flight, or nothing left to wait for.
@@ -445,7 +438,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         try:
             # Per channel. Most are new, and stand where the one before stands: what comes next is
             # known then, and is compared and not scanned.
-            for index in range(done, min(operation.records, done + self._in_flight)):
+            for index in range(done, min(operation.records, done + self.in_flight)):
                 channel = operation.channels[index]
                 name = channel.encode()
                 if not tail or not body.startswith(
@@ -541,8 +534,9 @@ class ClientProtocol(Endpoint[_ClientOnly]):
     def _close(self) -> None:
         super()._close()
         self._output.clear()
-        if (lost := self._operations.lose()) is not None:
-            self._in_flight = 0
+        lost = self._operations.lose()
+        if lost is not None and self._welcome is not None:
+            self._output.room = self._welcome.max_in_flight
             self._events.append(lost)
 
     _OPEN: ClassVar[Mapping[int, Callable[[ClientProtocol, bytes], None]]] = {

@@ -56,6 +56,8 @@ class Wire(ABC):
     held: int = 0
     #: Whether there is something to send that nobody put.
     has_output: bool = False
+    #: Whether it may have something to send beside the frames that it is given.
+    speaks_itself: bool = False
     #: Whether :meth:`tick` is to be called now, and :meth:`next_frame` after it.
     wants_tick: bool = False
     #: Whether the peer is known to answer a PING.

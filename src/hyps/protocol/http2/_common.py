@@ -197,6 +197,7 @@ class Http2Wire(Wire):
     frame_work = 8 * FRAME_WORK
     held: int
     has_output: bool
+    speaks_itself = True
     wants_tick: bool = False
     answers_ping: bool
 
