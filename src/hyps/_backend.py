@@ -11,10 +11,10 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, Any
 
-from anyio.lowlevel import checkpoint, current_token
+from anyio.lowlevel import current_token
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Generator
 
     import trio
 
@@ -45,43 +45,32 @@ def spawn(function: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         trio.lowlevel.spawn_system_task(function, name=name)
 
 
-class _AsyncioWaiter:
-    __slots__ = ("_future",)
-
-    def __init__(self) -> None:
-        self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def set(self) -> None:
-        if not self._future.done():
-            self._future.set_result(None)
-
-    async def wait(self) -> None:
-        if self._future.done():
-            await checkpoint()
-        await self._future
-
-
 class _TrioWaiter:
-    __slots__ = ("_is_set", "_task")
+    """What an asyncio future does, as far as it is used here."""
+
+    __slots__ = ("_is_done", "_task")
 
     def __init__(self) -> None:
         self._task: trio.lowlevel.Task | None = None
-        self._is_set = False
+        self._is_done = False
 
-    def set(self) -> None:
-        self._is_set = True
+    def done(self) -> bool:
+        return self._is_done
+
+    def set_result(self, _: None) -> None:
+        self._is_done = True
         if self._task is not None:
             sys.modules["trio"].lowlevel.reschedule(self._task)
             self._task = None
 
-    async def wait(self) -> None:
+    def __await__(self) -> Generator[Any, None, None]:
         import trio
 
-        if self._is_set:
-            await trio.lowlevel.checkpoint()
-            return
-        self._task = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(self._abort)
+        if not self._is_done:
+            self._task = trio.lowlevel.current_task()
+            # It is awaited, as far as a plain method can.
+            sleep = trio.lowlevel.wait_task_rescheduled(self._abort)  # noqa: ASYNC105
+            yield from sleep.__await__()
 
     def _abort(self, _: Callable[[], BaseException]) -> trio.lowlevel.Abort:
         import trio
@@ -90,12 +79,19 @@ class _TrioWaiter:
         return trio.lowlevel.Abort.SUCCEEDED
 
 
-Waiter = _AsyncioWaiter | _TrioWaiter
+Waiter = asyncio.Future[None] | _TrioWaiter
 
 
-def waiter_type() -> type[Waiter]:
-    """Give the class for this event loop of what one task waits for.
+def waiter_type() -> Callable[[], Waiter]:
+    """Give what makes, for this event loop, what one task waits for.
 
-    Each is for one ``wait()``, which ``set()`` ends, before or after it begins.
+    Each may be awaited once, before or after :func:`wake`; after it, that does not let other tasks
+    run.
     """
-    return _AsyncioWaiter if _on_asyncio() else _TrioWaiter
+    return asyncio.get_running_loop().create_future if _on_asyncio() else _TrioWaiter
+
+
+def wake(waiter: Waiter) -> None:
+    """End a wait. Harmless if it has ended."""
+    if not waiter.done():
+        waiter.set_result(None)

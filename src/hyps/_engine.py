@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import anyio
 
-from ._backend import Waiter, waiter_type
+from ._backend import Waiter, waiter_type, wake
 from ._clock import Clock, LoopClock
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Engine(anyio.AsyncContextManagerMixin):
         """Note that a connection has something to send. It is flushed before the loop waits."""
         self._waiting.append(served)
         if self._waiter is not None:
-            self._waiter.set()
+            wake(self._waiter)
             self._waiter = None
 
     def flush(self) -> None:
@@ -121,7 +121,7 @@ class Engine(anyio.AsyncContextManagerMixin):
             self._has_flushed = False
             self._flush()
             self._waiter = self._new_waiter()
-            await self._waiter.wait()
+            await self._waiter
 
     # Time
 

@@ -10,7 +10,9 @@ from collections import deque
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-from ._backend import Waiter, waiter_type
+from anyio.lowlevel import checkpoint
+
+from ._backend import Waiter, waiter_type, wake
 from ._clock import clock_of
 from ._engine import Engine
 from ._pump import Pump
@@ -47,11 +49,13 @@ class Answer:
     def come(self, error: ErrorFactory | None) -> None:
         self.is_here = True
         self.error = error
-        self.waiter.set()
+        wake(self.waiter)
 
     async def wait(self) -> None:
         """Wait for it; its error is raised."""
-        await self.waiter.wait()
+        if self.is_here:
+            await checkpoint()
+        await self.waiter
         if self.error is not None:
             raise self.error()
 
@@ -140,7 +144,7 @@ class Link:
         if self._over is None:
             self._over = error
         while self._room:
-            self._room.popleft().set()
+            wake(self._room.popleft())
 
     def drop(self, error: ErrorFactory) -> None:
         """Tell everybody who waits that no answer will come."""
@@ -201,7 +205,7 @@ class Link:
         """Wait for the answer to an operation of the caller's; its error is raised."""
         answer = self.expect(operation, is_own=True)
         try:
-            await answer.waiter.wait()
+            await answer.waiter
         except BaseException:
             self.abandon((answer,))
             raise
@@ -259,7 +263,7 @@ class Link:
         waiter = self._new_waiter()
         self._room.append(waiter)
         try:
-            await waiter.wait()
+            await waiter
         except BaseException:
             if waiter in self._room:
                 self._room.remove(waiter)
@@ -271,7 +275,7 @@ class Link:
     def let_in(self) -> None:
         """Let the first of those who wait for room go on, if there is room."""
         if self._room and self.protocol.backlog < self.protocol.limits.max_backlog:
-            self._room.popleft().set()
+            wake(self._room.popleft())
 
 
 class Batches:

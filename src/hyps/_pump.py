@@ -9,7 +9,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSStream
 
-from ._backend import Waiter, waiter_type
+from ._backend import Waiter, waiter_type, wake
 from .protocol import NEED_DATA, ClientProtocol, RemoteProtocolError, ServerProtocol, State, Taken
 from .protocol.limits import PASS_WORK
 
@@ -140,7 +140,7 @@ class Pump(Generic[_Endpoint]):
                 self._set_alarm(-math.inf)
                 self.flush()
                 await self._read()
-                await self._written.wait()
+                await self._written
         finally:
             self._is_writing = True
             self._drop_alarm()
@@ -225,7 +225,7 @@ class Pump(Generic[_Endpoint]):
             if self._writer is None:
                 self._writer = self._engine.start(self._write)
             elif self._parked is not None:
-                self._parked.set()
+                wake(self._parked)
 
     async def _write(self) -> None:
         """Send what waits, and say goodbye at the end."""
@@ -243,7 +243,7 @@ class Pump(Generic[_Endpoint]):
                 elif protocol.eof_is_due:
                     self._linger()
                     await self._half_close()
-                    self._written.set()
+                    wake(self._written)
                     return
                 else:
                     self._is_writing = False
@@ -257,7 +257,7 @@ class Pump(Generic[_Endpoint]):
     async def _park(self) -> None:
         """Wait until the protocol object has output."""
         self._parked = waiter_type()()
-        await self._parked.wait()
+        await self._parked
 
     async def _half_close(self) -> None:
         if isinstance(self._stream, TLSStream):

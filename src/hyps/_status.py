@@ -9,7 +9,7 @@ from weakref import WeakSet
 
 from anyio.lowlevel import checkpoint
 
-from ._backend import waiter_type
+from ._backend import waiter_type, wake
 
 if TYPE_CHECKING:
     from ._backend import Waiter
@@ -80,7 +80,7 @@ class ConnectionEvents:
             waiter = waiter_type()()
             self._waiters.append(waiter)
             try:
-                await waiter.wait()
+                await waiter
             except BaseException:
                 if waiter in self._waiters:
                     self._waiters.remove(waiter)
@@ -95,7 +95,7 @@ class ConnectionEvents:
             self._events.append(event)
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
-            waiter.set()
+            wake(waiter)
 
 
 class Status:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn
 import anyio
 from anyio.lowlevel import checkpoint
 
+from ._backend import wake
 from ._buffer import make_buffer
 from ._errors import SubscriptionClosed, WouldBlock
 from .protocol import Gap, Message, encode
@@ -345,7 +346,7 @@ class Subscription(Generic[Item]):
             return False
         self._reader = self._connection.new_waiter()
         try:
-            await self._reader.wait()
+            await self._reader
         finally:
             self._reader = None
         return True
@@ -376,7 +377,7 @@ class Subscription(Generic[Item]):
         elif self._episode:
             self._log_episode()
         if self._reader is not None:
-            self._reader.set()
+            wake(self._reader)
         return self._buffer.is_closed
 
     def miss(self, gap: Gap) -> None:
@@ -387,7 +388,7 @@ class Subscription(Generic[Item]):
         else:
             self._missed += gap.missed
         if self._reader is not None:
-            self._reader.set()
+            wake(self._reader)
 
     def may_miss(self) -> None:
         """Note that nobody will tell of messages that the hub drops."""
@@ -416,4 +417,4 @@ class Subscription(Generic[Item]):
         if self._episode:
             self._log_episode()
         if self._reader is not None:
-            self._reader.set()
+            wake(self._reader)
