@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from . import charts, targets
+from . import charts, summary, targets
 from .processes import CORES, Missing
 from .report import amount, middle, package, processor, progress, spread, table
 from .runs import Entry, Plan, Result, is_installed
@@ -69,6 +69,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--only", metavar="TEXT", nargs="+", default=[""], help="workloads whose name holds one"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured there")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the README's table there"
+    )
     parser.add_argument("--charts", type=Path, metavar="DIR", help="write charts there, as SVG")
     options = parser.parse_args(arguments)
     for name, value in zip(
@@ -214,6 +217,8 @@ def main() -> int:
         print(f"\n{table(_TARGET_HEADS, reached)}")
     if options.json is not None:
         write_json(options.json, about, results)
+    if options.markdown is not None:
+        options.markdown.write_text(summary.markdown(results))
     if options.charts is not None:
         charts.write(options.charts, results)
     return 1 if plan.failures or any(_lost(result) for result in results) else 0
