@@ -315,7 +315,8 @@ class Routes:
         """
         for name in list(self._routes):
             size = len(encode_channel(name))
-            if size > welcome.max_channel:
+            # One that was refused may have ended the subscription of others.
+            if size > welcome.max_channel and name in self._routes:
                 error = partial(
                     InvalidChannel,
                     f"a channel of {size} bytes; the hub takes {welcome.max_channel}",

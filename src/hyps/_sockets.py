@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 from anyio.abc import SocketAttribute, SocketStream, UNIXSocketStream
+from anyio.lowlevel import checkpoint
 
 try:
     import fcntl
@@ -60,6 +61,9 @@ async def accept(listener: SocketListener) -> socket.socket:
     :raises ClosedResourceError: if the listener is closed, see :func:`close`
     """
     raw = listener.extra(SocketAttribute.raw_socket)
+    # Before, as a connection that was accepted would be lost: a flood of them is not to keep the
+    # sessions waiting.
+    await checkpoint()
     while True:
         if raw.fileno() < 0:
             raise anyio.ClosedResourceError

@@ -262,8 +262,11 @@ async def test_a_channel_that_is_refused_ends_its_subscriptions() -> None:
         assert await take_data(other, 1) == [b"1"]
 
 
-async def test_a_channel_that_is_too_long_for_the_next_hub_ends_its_subscriptions() -> None:
-    async with scripted_hub() as hub, connected(hub, "a", "long") as (client, session, first):
+@pytest.mark.parametrize("long", [["long"], ["long", "more"]])
+async def test_channels_that_are_too_long_for_the_next_hub_end_their_subscriptions(
+    long: list[str],
+) -> None:
+    async with scripted_hub() as hub, connected(hub, "a", *long) as (client, session, first):
         other = await client.subscribe("a").__aenter__()
         await session.reset()
         session = await hub.accept()
