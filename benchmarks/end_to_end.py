@@ -70,7 +70,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured there")
     parser.add_argument(
-        "--markdown", type=Path, metavar="FILE", help="write the README's table there"
+        "--markdown", type=Path, metavar="FILE", help="write a table in Markdown there"
     )
     parser.add_argument("--charts", type=Path, metavar="DIR", help="write charts there, as SVG")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""The table of the README: one line for each workload, every system beside the others."""
+"""A table in Markdown: one line for each workload, every system beside the others."""
 
 from __future__ import annotations
 

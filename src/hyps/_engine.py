@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from contextlib import asynccontextmanager
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -19,6 +19,9 @@ from ._clock import Clock, LoopClock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+#: Alarms that were dropped and may stay until they are due, besides as many as there are others.
+_FEW: Final = 64
 
 #: Orders alarms of the same time.
 _numbers: Final = count()
@@ -39,9 +42,10 @@ class Alarm:
 
     __slots__ = ("_number", "deadline", "served")
 
-    def __init__(self, deadline: float, served: Served | None) -> None:
+    def __init__(self, deadline: float, served: Served) -> None:
         self.deadline = deadline
-        self.served = served
+        #: None when it was dropped.
+        self.served: Served | None = served
         self._number = next(_numbers)
 
     def __lt__(self, other: Alarm) -> bool:
@@ -64,6 +68,8 @@ class Engine(anyio.AsyncContextManagerMixin):
         self._waiting: list[Served] = []
         self._has_flushed = False
         self._alarms: list[Alarm] = []
+        # How many of them were dropped.
+        self._dropped = 0
         self._sleep = anyio.CancelScope()
 
     @asynccontextmanager
@@ -125,25 +131,39 @@ class Engine(anyio.AsyncContextManagerMixin):
 
     # Time
 
-    def watch(self, served: Served, deadline: float = -math.inf) -> Alarm:
-        """Tell a connection the time, soon or then."""
+    def watch(self, served: Served, deadline: float) -> Alarm:
+        """Tell a connection the time when it is so late."""
         alarm = Alarm(deadline, served)
         heappush(self._alarms, alarm)
         if alarm is self._alarms[0]:
             self._sleep.cancel()
         return alarm
 
+    def drop(self, alarm: Alarm) -> None:
+        """Let a connection not be told."""
+        alarm.served = None
+        self._dropped += 1
+        if 2 * self._dropped > len(self._alarms) + _FEW:
+            # Not each by itself, which would take a search.
+            self._alarms = [each for each in self._alarms if each.served is not None]
+            heapify(self._alarms)
+            self._dropped = 0
+
+    async def _tick(self) -> None:
+        """Tell those the time who are to be told now."""
+        now = self.clock.now()
+        due: list[Alarm] = []
+        while self._alarms and self._alarms[0].deadline <= now:
+            due.append(heappop(self._alarms))
+        self._dropped -= sum([alarm.served is None for alarm in due])
+        # Each once, as one that is to be told again at once wants others to run in between.
+        for alarm in due:
+            if alarm.served is not None:
+                await alarm.served.tick()
+
     async def _keep_time(self) -> None:
         while True:
-            now = self.clock.now()
-            due: list[Served] = []
-            while self._alarms and self._alarms[0].deadline <= now:
-                served = heappop(self._alarms).served
-                if served is not None:
-                    due.append(served)
-            # Each once, as one that is to be told again at once wants others to run in between.
-            for served in due:
-                await served.tick()
+            await self._tick()
             with anyio.CancelScope() as self._sleep:
                 deadline = self._alarms[0].deadline if self._alarms else math.inf
                 await self.clock.sleep_until(deadline)

@@ -62,8 +62,6 @@ class Pump(Generic[_Endpoint]):
         "_parked",
         "_rest",
         "_scope",
-        "_socket",
-        "_stream",
         "_transport",
         "_writer",
         "_written",
@@ -80,8 +78,6 @@ class Pump(Generic[_Endpoint]):
         shield: bool = False,
     ) -> None:
         self._transport = transport
-        self._stream = transport.stream
-        self._socket = transport.socket
         self._engine = engine
         self._alarm: Alarm | None = None
         self._scope = anyio.CancelScope(shield=shield)
@@ -137,7 +133,7 @@ class Pump(Generic[_Endpoint]):
         self._is_writing = False
         try:
             with self._scope:
-                self._set_alarm(-math.inf)
+                self._set_alarm()
                 self.flush()
                 await self._read()
                 await self._written
@@ -149,13 +145,13 @@ class Pump(Generic[_Endpoint]):
             # What is queued can be much, and must not wait for the collector of cycles.
             self.protocol.discard()
             with anyio.move_on_after(self.protocol.limits.close_timeout, shield=True):
-                await anyio.aclose_forcefully(self._stream)
+                await anyio.aclose_forcefully(self._transport.stream)
         if self._failure is not None:
             raise self._failure
 
     async def _read(self) -> None:
         protocol = self.protocol
-        receive = self._stream.receive
+        receive = self._transport.stream.receive
         try:
             while True:
                 protocol.receive_data(await receive(READ_SIZE))
@@ -164,6 +160,8 @@ class Pump(Generic[_Endpoint]):
             protocol.receive_data(b"")
             await self._handle_events()
             self._linger()
+            # The writer may wait for this.
+            self.wake()
         except _BROKEN as error:
             self._break(error)
 
@@ -190,7 +188,7 @@ class Pump(Generic[_Endpoint]):
         elif self._is_opening and state is not State.OPENING:
             # The alarm is for the time to open.
             self._is_opening = False
-            self._set_alarm(-math.inf)
+            self._set_alarm()
         self._engine.flush()
 
     # Sending
@@ -207,19 +205,23 @@ class Pump(Generic[_Endpoint]):
             # A defect, and not of the one who called this.
             self._fail(error)
 
+    def _take(self) -> bytes:
+        data = self.protocol.data_to_send(WRITE_SIZE)
+        self._on_sent()
+        if self.protocol.wants_tick:
+            self._set_alarm()
+        return data
+
     def _flush(self) -> None:
-        protocol = self.protocol
-        rest = protocol.data_to_send(WRITE_SIZE)
-        if rest and self._socket is not None:
+        rest = self._take()
+        raw = self._transport.socket
+        if rest and raw is not None:
             try:
-                sent = self._socket.send(rest)
+                sent = raw.send(rest)
             except BlockingIOError:
                 sent = 0
-            rest = rest[sent:] or protocol.data_to_send(WRITE_SIZE)
-        self._on_sent()
-        if protocol.wants_tick:
-            self._set_alarm(-math.inf)
-        if rest or protocol.eof_is_due:
+            rest = rest[sent:] or self._take()
+        if rest or self.protocol.eof_is_due:
             self._rest = rest
             self._is_writing = True
             if self._writer is None:
@@ -229,18 +231,13 @@ class Pump(Generic[_Endpoint]):
 
     async def _write(self) -> None:
         """Send what waits, and say goodbye at the end."""
-        protocol = self.protocol
-        send = self._stream.send
+        send = self._transport.stream.send
         try:
             while True:
                 rest, self._rest = self._rest, b""
-                data = rest or protocol.data_to_send(WRITE_SIZE)
-                self._on_sent()
-                if protocol.wants_tick:
-                    self._set_alarm(-math.inf)
-                if data:
+                if data := rest or self._take():
                     await send(data)
-                elif protocol.eof_is_due:
+                elif self.protocol.eof_is_due:
                     self._linger()
                     await self._half_close()
                     wake(self._written)
@@ -260,7 +257,8 @@ class Pump(Generic[_Endpoint]):
         await self._parked
 
     async def _half_close(self) -> None:
-        if isinstance(self._stream, TLSStream):
+        stream = self._transport.stream
+        if isinstance(stream, TLSStream):
             # It cannot half-close. Closing tells the peer too, but has to wait until it has said
             # everything.
             while not self.protocol.is_finished:
@@ -269,21 +267,21 @@ class Pump(Generic[_Endpoint]):
             self._scope.cancel()
             return
         try:
-            await self._stream.send_eof()
+            await stream.send_eof()
         except RuntimeError as error:
             # uvloop, of a connection that was reset.
             self._break(error)
 
     # Time
 
-    def _set_alarm(self, deadline: float) -> None:
+    def _set_alarm(self, deadline: float = -math.inf) -> None:
         self._drop_alarm()
         if deadline < math.inf:
             self._alarm = self._engine.watch(self, deadline)
 
     def _drop_alarm(self) -> None:
         if self._alarm is not None:
-            self._alarm.served = None
+            self._engine.drop(self._alarm)
             self._alarm = None
 
     async def tick(self) -> None:

@@ -130,9 +130,12 @@ async def test_shut_down_often_and_for_nothing(server: hyps.Server) -> None:
     client = hyps.connect(server.urls[0])
     await client.shutdown()
     await client.connect()
+    assert client.connected
     await client.shutdown()
     await client.shutdown()
     await client.aclose()
+    assert not client.connected
+    await wait_until(lambda: not server.broker.sessions)
 
 
 async def test_shutdown_sends_what_is_queued(server: hyps.Server) -> None:
@@ -159,6 +162,7 @@ async def test_shutdown_is_bounded_when_the_hub_does_not_close() -> None:
     limits = Limits(close_timeout=0.01)
     async with connected_to_script(limits=limits) as (client, session):
         await client.shutdown()
+        assert not client.connected
         await session.expect_end()
 
 

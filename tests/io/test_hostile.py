@@ -54,6 +54,9 @@ async def test_a_server_is_left_while_it_accepts(moments: int) -> None:
             raw = await connect_raw(server.urls[0])
             await raw.send(PREFACE + encode_frame(Kind.HELLO, b'{"client":"x"}'))
             await after(moments)
+        assert not server.broker.sessions
+        with pytest.raises(hyps.ConnectionRefused):
+            await hyps.connect(server.urls[0]).connect()
         await raw.stream.aclose()
 
 

@@ -528,3 +528,5 @@ async def test_a_welcome_that_comes_after_the_shutdown() -> None:
             await let_others_run()
             await session.send(welcome_frame())
             await closing.get()
+        assert not client.connected
+        await session.expect_end()

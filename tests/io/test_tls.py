@@ -10,8 +10,10 @@ import pytest
 import trustme
 
 import hyps
+from hyps.protocol import PREFACE, Kind
 
-from .helpers import reason_of_loss
+from .helpers import PATIENCE, port_of, reason_of_loss
+from .peers import Peer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -126,3 +128,21 @@ async def test_a_context_is_for_tls(client_context: ssl.SSLContext) -> None:
     for url in ("hyps://127.0.0.1", "hyps+unix:///hub.sock", "memory://name"):
         with pytest.raises(ValueError, match="hypss"):
             hyps.connect(url, ssl_context=client_context)
+
+
+async def test_a_client_that_was_refused_and_has_left_is_not_waited_for(
+    hub_context: ssl.SSLContext, client_context: ssl.SSLContext
+) -> None:
+    limits = hyps.Limits(close_timeout=60)
+    with anyio.fail_after(PATIENCE):
+        async with hyps.Server(port=0, ssl_context=hub_context, limits=limits) as server:
+            stream = await anyio.connect_tcp(
+                "127.0.0.1",
+                port_of(server),
+                tls=True,
+                ssl_context=client_context,
+                tls_standard_compatible=False,
+            )
+            async with Peer(stream, is_hub=False) as peer:
+                await peer.send(PREFACE + b"\0\0\0\0")
+                await peer.expect(Kind.ERROR)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
 import pytest
 
 import hyps
+from hyps._engine import Alarm
 from hyps.protocol import PREFACE, Kind, Limits
 
 from .helpers import healthy_neighbours, let_others_run, wait_until, warned
@@ -60,6 +62,16 @@ async def test_a_client_vanishes_before_it_has_opened(
         if data:
             await raw.send(data)
         await vanish(raw)
+        await wait_until(lambda: len(server.broker.sessions) == 2)
+
+
+async def test_nothing_is_kept_until_a_heartbeat_would_have_been_due() -> None:
+    async with hyps.Server(port=0, limits=Limits(heartbeat=3600)) as server:
+        for _ in range(100):
+            async with raw_client(server.urls[0]):
+                pass
+        await wait_until(lambda: not server.broker.sessions)
+        assert sum(isinstance(each, Alarm) for each in gc.get_objects()) < 100
 
 
 async def test_a_client_gives_up(server: hyps.Server, caplog: pytest.LogCaptureFixture) -> None:

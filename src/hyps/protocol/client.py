@@ -61,8 +61,6 @@ _MAX_RECONNECT_AFTER: Final = 86_400
 #: Bytes of the smallest record.
 _MIN_RECORD: Final = RECORD_OVERHEAD + 1
 
-_NEWLINE: Final = ord("\n")
-
 #: What stands for a channel without a SUBSCRIBE on its way.
 _NOT_JOINING: Final = (math.inf, 0, b"")
 
@@ -341,11 +339,9 @@ class ClientProtocol(Endpoint[_ClientOnly]):
     def _encode_channels(self, welcome: Welcome, channels: list[str]) -> list[bytes]:
         # Not by way of the cache: they are many, and each comes once.
         names = [encode_channel(channel) for channel in channels]
-        largest = max(map(len, names), default=0)
-        if largest > welcome.max_channel:
-            raise InvalidChannel(
-                f"a channel of {largest} bytes; the hub takes {welcome.max_channel}"
-            )
+        longest = max(names, key=len, default=b"")
+        if len(longest) > welcome.max_channel:
+            raise _too_long(longest, welcome)
         return names
 
     def _put_records(
@@ -576,7 +572,7 @@ def _answer_for(name: bytes, body: bytes, position: int) -> bytes:
     if (
         start < stop <= len(body)
         and body.startswith(name + b"\n", position + 4)
-        and body[stop - 1] == _NEWLINE
+        and body.startswith(b"\n", stop - 1)
     ):
         if stop - start == 1:
             raise RemoteProtocolError("SUBSCRIBE_ACK: no code")

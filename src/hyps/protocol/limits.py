@@ -61,7 +61,7 @@ class Limits:
         Small enough for thousands of stalled sessions, large enough for a burst of 100,000 small
         messages.
     :param max_kept: channels without subscribers that the hub goes on counting, so that a short
-        disconnection is a gap of known size. Each costs about 450 bytes.
+        disconnection is a gap of known size. Each costs about 300 bytes.
     :param keep_time: seconds that it goes on, at least; at most three times as many. Clients are
         back in seconds; who was away for minutes wants a fresh start and not a number.
     :param max_sessions: sessions of one hub. Each takes a file descriptor, so the operating
