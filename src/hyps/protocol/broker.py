@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 from ._output import OutputQueue
 from ._position import format_position
 from .frames import Kind
-from .limits import Limits
-from .records import decode_channel, pack
+from .limits import PASS_WORK, Limits
+from .records import RUN_SIZE, decode_channel, pack, scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,12 +68,16 @@ class Outbox(OutputQueue):
         #: Messages dropped so far.
         self.missed: int = 0
 
-    def deliver(self, channel: Channel, records: bytes, count: int) -> bool:
-        """Queue records of a channel, all or none; none is a gap, which will be told."""
+    def deliver(self, members: list[tuple[Channel, int]], records: bytes) -> bool:
+        """Queue records, all or none; none is a gap in each channel, which will be told.
+
+        :param members: the channels of the records, and how many of each
+        """
         if self._is_dropping or self.queued >= self._bound:
             self._is_dropping = True
-            self._gaps[channel] = self._gaps.get(channel, 0) + count
-            self.missed += count
+            for channel, count in members:
+                self._gaps[channel] = self._gaps.get(channel, 0) + count
+                self.missed += count
             if self._to_drop:
                 self._to_drop -= 1
                 if not self._to_drop:
@@ -233,48 +237,91 @@ class Broker:
         self._removals += 1
         self._generation = self._make_generation()
 
-    def publish(self, data: bytes, position: int, stop: int, name: bytes, count: int) -> bytes:
-        """Hand a run of records to all who hold its channel.
+    def publish(self, data: bytes, position: int, codes: list[bytes]) -> int:
+        """Hand records to all who hold their channels, as many as a pass allows.
 
-        :param data: bytes with the run from ``position`` to ``stop``
-        :param name: its channel
-        :param count: how many records
-        :return: a code for each record
-        :raises MalformedRecord: if nobody holds the channel and its name is not UTF-8
+        Neighbours that go to the same subscribers are handed out as one slice of the publisher's
+        own bytes, whatever their channels.
+
+        :param data: concatenated records
+        :param position: where the first one starts
+        :param codes: takes the codes of the records that were taken, also if this raises
+        :return: the offset behind the last record that was taken
+        :raises MalformedRecord: if a record is not well-formed, or nobody holds its channel and
+            that is not UTF-8
         """
-        channel = self._channels.get(name)
-        if channel is None:
-            decode_channel(name)
-            if len(name) > self.limits.max_channel:
-                return b"n" * count
-        if stop - position > self._whole_run:
-            largest = len(pack(name, b"")) + self.limits.max_message
-            if count == 1 and stop - position > largest:
-                return b"s"
-            if count > 1:
-                return self._publish_each(data, position, stop, name)
-        self.published += count
-        if channel is not None:
-            channel.count += count
-            # The publisher's own bytes, copied once for all.
-            records = data[position:stop]
-            self.work += len(channel.outboxes)
-            for outbox in channel.outboxes:
-                if outbox.deliver(channel, records, count):
-                    self.delivered += count
+        get = self._channels.get
+        most = self.work + PASS_WORK
+        taken = 0
+        # What was taken and not handed out yet: its start, its channels, and who holds them.
+        start = position
+        members: list[tuple[Channel, int]] = []
+        outboxes: tuple[Outbox, ...] = ()
+        try:
+            # Per run, and so per record where no two neighbours are of one channel.
+            for name, stop, count in scan(data, position):
+                channel = get(name)
+                if channel is None or stop - position > self._whole_run:
+                    self._hand_out(outboxes, data[start:position], members)
+                    members = []
+                    start = stop
+                    codes.append(self._publish_each(data, position, stop, name, count))
                 else:
-                    self.missed += count
-        return b"k" * count
+                    if members and (channel.outboxes != outboxes or stop - start > RUN_SIZE):
+                        self._hand_out(outboxes, data[start:position], members)
+                        members = []
+                        start = position
+                    outboxes = channel.outboxes
+                    channel.count += count
+                    members.append((channel, count))
+                    codes.append(b"k" * count)
+                taken += count
+                position = stop
+                if taken + self.work >= most:
+                    break
+        finally:
+            self._hand_out(outboxes, data[start:position], members)
+        return position
+
+    def _hand_out(
+        self, outboxes: tuple[Outbox, ...], records: bytes, members: list[tuple[Channel, int]]
+    ) -> None:
+        """Hand records to subscribers.
+
+        :param members: their channels, in order, and how many of each
+        """
+        if not members:
+            return
+        count = sum([count for _, count in members])
+        self.published += count
+        self.work += len(outboxes)
+        for outbox in outboxes:
+            if outbox.deliver(members, records):
+                self.delivered += count
+            else:
+                self.missed += count
 
     def hand_out_singly(self) -> None:
         """Hand out each record by itself from now on, see :meth:`ServerProtocol.drop_next`."""
         self._whole_run = 0
 
-    def _publish_each(self, data: bytes, position: int, stop: int, name: bytes) -> bytes:
-        """Publish a run record by record: it may have a message over the limit in it."""
+    def _publish_each(self, data: bytes, position: int, stop: int, name: bytes, count: int) -> bytes:
+        """Publish a run that nobody holds, or in which there may be a message over the limit."""
+        channel = self._channels.get(name)
+        if channel is None:
+            decode_channel(name)
+            if len(name) > self.limits.max_channel:
+                return b"n" * count
+            channel = Channel(name, b"")
+        largest = len(pack(name, b"")) + self.limits.max_message
         codes: list[bytes] = []
         while position < stop:
             end = position + 4 + int.from_bytes(data[position : position + 4], "big")
-            codes.append(self.publish(data, position, end, name, 1))
+            if end - position > largest:
+                codes.append(b"s")
+            else:
+                codes.append(b"k")
+                channel.count += 1
+                self._hand_out(channel.outboxes, data[position:end], [(channel, 1)])
             position = end
         return b"".join(codes)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from .wire import Wire
 
+    #: Takes records: the bytes they are in, the start of the first, and what gets their codes, as
+    #: far as their answers are codes. Gives the offset behind what it has taken.
+    TakeRecords = Callable[[bytes, int, list[bytes]], int]
     #: Takes a run: the bytes it is in, its start, its stop, its channel and the number of its
     #: records. Gives a code for each, unless it has queued the answers itself.
     TakeRun = Callable[[bytes, int, int, bytes, int], bytes]
@@ -94,9 +97,9 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         self._max_owed = self.limits.max_in_flight * (self.limits.max_channel + _MAX_ANSWER)
         # Bytes of a name that an answer can be given for.
         self._max_name = self.limits.max_frame - _MAX_ANSWER
-        # A frame of which not all records have been taken: what takes a run, the kind of the
+        # A frame of which not all records have been taken: what takes them, the kind of the
         # answer, the body, how far it got.
-        self._work: tuple[TakeRun, Kind, bytes, int] | None = None
+        self._work: tuple[TakeRecords, Kind, bytes, int] | None = None
         if len(broker.sessions) >= broker.limits.max_sessions:
             self.fail("the hub has as many sessions as it takes", ErrorCode.LIMIT)
         else:
@@ -209,14 +212,13 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         self._state = State.GREETED
         self._events.append(event)
 
-    # PUBLISH, SUBSCRIBE and UNSUBSCRIBE differ in what is done with a run of records, in which
-    # each record gets its own answer. All else about them is the same.
+    # PUBLISH, SUBSCRIBE and UNSUBSCRIBE differ in what is done with records, of which each gets its
+    # own answer. All else about them is the same.
 
     def _on_publish(self, body: bytes) -> None:
         draining = self._state is State.DRAINING
-        self._begin(
-            self._publish_late if draining else self._broker.publish, body, Kind.PUBLISH_ACK
-        )
+        take = partial(self._take_runs, _publish_late) if draining else self._broker.publish
+        self._begin(take, body, Kind.PUBLISH_ACK)
 
     def _on_subscribe(self, body: bytes) -> None:
         if len(body) <= FRAME_SIZE:
@@ -224,32 +226,28 @@ class ServerProtocol(Endpoint[Hello | Taken]):
             if names and self._are_new(names):
                 self._subscribe_new(names)
                 return
-        self._begin(self._subscribe, body, Kind.SUBSCRIBE_ACK)
+        self._begin(partial(self._take_runs, self._subscribe), body, Kind.SUBSCRIBE_ACK)
 
     def _on_unsubscribe(self, body: bytes) -> None:
-        self._begin(self._unsubscribe, body, Kind.UNSUBSCRIBE_ACK)
+        self._begin(partial(self._take_runs, self._unsubscribe), body, Kind.UNSUBSCRIBE_ACK)
 
-    def _begin(self, take: TakeRun, body: bytes, answer: Kind) -> None:
+    def _begin(self, take: TakeRecords, body: bytes, answer: Kind) -> None:
         if not body:
             raise RemoteProtocolError("a frame without records")
         self._work = (take, answer, body, 0)
 
-    def _take_records(self, take: TakeRun, answer: Kind, body: bytes, position: int) -> None:
+    def _take_records(self, take: TakeRecords, answer: Kind, body: bytes, position: int) -> None:
         """Take about as many records as a pass allows."""
         codes: list[bytes] = []
-        taken = 0
         work, self._frame_work = self._frame_work, 0
         work_before = self._broker.work
         try:
-            for name, stop, count in scan(body, position):
-                codes.append(take(body, position, stop, name, count))
-                taken += count
-                position = stop
-                if taken + self._broker.work - work_before >= PASS_WORK:
-                    break
+            position = take(body, position, codes)
         finally:
             # Valid records are answered before an invalid one ends the session.
-            if answers := b"".join(codes):
+            answers = b"".join(codes)
+            taken = len(answers) + len(self._answers)
+            if answers:
                 self._outbox.put(answer, answers, len(answers))
             if self._answers:
                 self._put_answers(self._answers)
@@ -260,17 +258,24 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         self._work = None if position == len(body) else (take, answer, body, position)
         self._check_owed()
 
+    def _take_runs(self, take: TakeRun, body: bytes, position: int, codes: list[bytes]) -> int:
+        """Take records run by run."""
+        taken = 0
+        most = self._broker.work + PASS_WORK
+        for name, stop, count in scan(body, position):
+            codes.append(take(body, position, stop, name, count))
+            taken += count
+            position = stop
+            if taken + self._broker.work >= most:
+                break
+        return position
+
     def _check_owed(self) -> None:
         owed = self._outbox
         if owed.items > self.limits.max_in_flight or owed.items_size > self._max_owed:
             raise RemoteProtocolError(
                 "more records than max_in_flight whose answers were not read", ErrorCode.LIMIT
             )
-
-    def _publish_late(
-        self, data: bytes, position: int, stop: int, name: bytes, count: int
-    ) -> bytes:
-        return b"u" * count
 
     def _subscribe(self, data: bytes, position: int, stop: int, name: bytes, count: int) -> bytes:
         channel = self._broker.find(self._outbox, name)
@@ -380,6 +385,10 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         State.OPEN: _OPEN,
         State.DRAINING: _OPEN,
     }
+
+
+def _publish_late(data: bytes, position: int, stop: int, name: bytes, count: int) -> bytes:
+    return b"u" * count
 
 
 def _contents(data: bytes, position: int, count: int, name_length: int) -> list[bytes]:
