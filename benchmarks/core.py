@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from hyps.protocol import (
     NEED_DATA,
     Acked,
+    Batch,
     Broker,
     ClientProtocol,
     Hello,
@@ -124,7 +125,7 @@ class Link:
         self.client = ClientProtocol()
         self.server = ServerProtocol(broker, session=session)
         #: What came with the last call of :meth:`receive`.
-        self.runs: list[Run] = []
+        self.batches: list[Run | Batch] = []
         self.answered = 0
         self.send()
         self.receive()
@@ -139,12 +140,12 @@ class Link:
 
     def receive(self) -> None:
         """Move what the session has to send, and let the client handle it."""
-        self.runs = []
+        self.batches = []
         while data := self.server.data_to_send():
             self.client.receive_data(data)
             while (event := self.client.next_event()) is not NEED_DATA:
                 if isinstance(event, Messages):
-                    self.runs += event.runs
+                    self.batches += event.batches
                 elif isinstance(event, Acked):
                     self.answered = event.operations.stop - 1
                 elif not isinstance(event, Welcome):
@@ -169,7 +170,7 @@ class Hub:
         self.publisher.send()
         for link in self.subscribers:
             link.receive()
-            if sum([run.count for run in link.runs]) != len(window):
+            if sum([batch.count for batch in link.batches]) != len(window):
                 raise RuntimeError("a message was not delivered")
         self.publisher.receive()
         if self.publisher.answered != operation:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, cast
 import anyio
 
 from hyps import Subscription
+from hyps.protocol import Batch, Run
 
 from .core import Case, Hub
 from .loads import Load
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from hyps import Client
-    from hyps.protocol import Message, Run
+    from hyps.protocol import Message
 
 #: Messages that are published with one call, and how often.
 WINDOW: Final = 1_000
@@ -88,15 +89,22 @@ def _new_subscription() -> Subscription[Message]:
     )
 
 
-def _read(runs: Sequence[Run], *, at_once: bool) -> int:
-    """Count what a subscription does from getting runs to handing out the last message."""
+def _anew(batch: Run | Batch) -> Run | Batch:
+    """Give the same without the messages that it keeps."""
+    if isinstance(batch, Run):
+        return Run(batch.channel, batch.records, batch.count)
+    return Batch(batch.records, batch.parts)
+
+
+def _read(batches: Sequence[Run | Batch], *, at_once: bool) -> int:
+    """Count what a subscription does from getting messages to handing out the last message."""
     calls = Calls()
     subscription = _new_subscription()
 
     async def go() -> None:
         with calls.counted():
-            for run in runs:
-                subscription.deliver(run)
+            for batch in batches:
+                subscription.deliver(batch)
             left = WINDOW
             if at_once:
                 left -= len(await subscription.receive_many())
@@ -129,9 +137,7 @@ def measure(case: Case) -> dict[str, float]:
         found["deliver"] += count(subscriber.receive)
         found["take ACKs"] += count(publisher.receive)
         for name, at_once in (("read", False), ("read many", True)):
-            # New ones: a run keeps its messages.
-            runs = [type(run)(run.channel, run.records, run.count) for run in subscriber.runs]
-            found[name] += _read(runs, at_once=at_once)
+            found[name] += _read(list(map(_anew, subscriber.batches)), at_once=at_once)
 
         def publish_singly() -> None:
             for channel, data in window:  # noqa: B023

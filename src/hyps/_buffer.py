@@ -10,10 +10,10 @@ from collections import OrderedDict, deque
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
-from .protocol import Gap, GapReason, Message, Run, encode
+from .protocol import Batch, Gap, GapReason, Message, Run, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 Overflow = Literal["drop_newest", "drop_oldest", "latest", "close"]
 
@@ -69,9 +69,6 @@ _NOTHING: Final[deque[Any]] = deque()
 _NOBODY: Final[Iterator[Any]] = iter(())
 _NO_GAPS: Final[dict[str, Any]] = {}
 
-#: Runs of one message each that are read as one, so that what is per run is not per message.
-_JOINED: Final = 64
-
 
 class Buffer:
     """Messages and gaps in order. This one drops the newest messages when it is full.
@@ -84,20 +81,16 @@ class Buffer:
     #: Whether what it drops is worth a line in the log.
     logs_losses: ClassVar[bool] = True
 
-    #: Whether several runs may be ready at once.
-    _joins: ClassVar[bool] = True
-
     __slots__ = (
         "_count",
         "_items",
         "_max_bytes",
         "_max_messages",
         "_open",
+        "_ready_parts",
         "_ready_size",
-        "_ready_sizes",
         "_size",
         "is_closed",
-        "joined",
         "ready",
     )
 
@@ -106,18 +99,16 @@ class Buffer:
             raise ValueError("max_messages and max_bytes must be positive")
         self._max_messages = max_messages
         self._max_bytes = max_bytes
-        # Runs as they came: what is per message is done when it is read.
-        self._items: deque[Run | _Missed] = _NOTHING
+        # Records as they came: what is per message is done when it is read.
+        self._items: deque[Run | Batch | _Missed] = _NOTHING
         self._count = 0
         self._size = 0
-        #: The messages of the run that is being read. Typed as what a subscription yields, which
-        #: may be messages alone or gaps too.
+        #: The messages of the run or batch that is being read. Typed as what a subscription
+        #: yields, which may be messages alone or gaps too.
         self.ready: Iterator[Any] = _NOBODY
         self._ready_size = 0
-        # The bytes of each, if they are of several runs.
-        self._ready_sizes: list[int] | None = None
-        #: Runs that became ready beside others. The reader counts them, and sets it to 0.
-        self.joined = 0
+        # Where each of them ends, if that is known.
+        self._ready_parts: Sequence[tuple[str, int, int]] | None = None
         # By channel and reason, the gaps in the queue that no message of the channel is behind.
         self._open: dict[str, dict[GapReason, _Missed]] = _NO_GAPS
         #: Set when the policy is to end at a message that there is no room for.
@@ -129,34 +120,37 @@ class Buffer:
 
     # Writing
 
-    def put(self, run: Run) -> int:
+    def put(self, batch: Run | Batch) -> int:
         """Put messages, as far as the policy admits them.
 
         :return: how many messages are missed for it, these or others
         """
-        # Per run and subscription.
+        # Per batch and subscription.
         unread = length_hint(self.ready)
         count = self._count + unread
         size = self._size + self._ready_size if unread else self._size
-        if count + run.count > self._max_messages or size + len(run.records) > self._max_bytes:
-            return self._put_what_fits(run, count, size)
-        self._append(run)
+        if count + batch.count > self._max_messages or size + len(batch.records) > self._max_bytes:
+            if isinstance(batch, Batch):
+                return sum([self.put(run) for run in batch.runs])
+            return self._put_what_fits(batch, count, size)
+        self._append(batch)
         return 0
 
-    def _append(self, run: Run) -> None:
+    def _append(self, batch: Run | Batch) -> None:
         if self._open:
-            self._open.pop(run.channel, None)
+            for run in batch.runs:
+                self._open.pop(run.channel, None)
         if self._items is _NOTHING:
             self._items = deque()
-        self._items.append(run)
-        self._count += run.count
-        self._size += len(run.records)
+        self._items.append(batch)
+        self._count += batch.count
+        self._size += len(batch.records)
 
     def _put_what_fits(self, run: Run, count: int, size: int) -> int:
         unread = count - self._count
-        if unread and self._ready_sizes is not None:
-            # Runs that were read do not count.
-            size = self._size + sum(self._ready_sizes[-unread:])
+        if unread and self._ready_parts is not None:
+            # What was read of it does not count.
+            size -= self._ready_parts[-unread - 1][1]
         room = _fit(run, self._max_messages - count, self._max_bytes - size)
         room = max(room, 0 if count else 1)
         if room == run.count:
@@ -190,7 +184,7 @@ class Buffer:
 
     # Reading
 
-    def take(self) -> Run | Gap:
+    def take(self) -> Run | Batch | Gap:
         """Take the next item."""
         item = self._items.popleft()
         if isinstance(item, _Missed):
@@ -201,44 +195,22 @@ class Buffer:
         return item
 
     def take_one(self) -> Message | Gap:
-        """Take the next message or gap. Of a message's run the others are ``ready`` then."""
+        """Take the next message or gap. The others of its run or batch are ``ready`` then."""
         item = self.take()
         if isinstance(item, Gap):
             return item
-        messages = item.messages
-        # Until it is read it counts.
+        # Until all of it is read it counts.
         self._ready_size = len(item.records)
-        self._ready_sizes = None
-        if item.count == 1 and self._joins and self._items and self._items[0].count == 1:
-            messages = [*messages, *self._join()]
-        self.ready = ready = iter(messages)
+        self._ready_parts = None
+        if isinstance(item, Batch) and item.count == len(item.parts):
+            self._ready_parts = item.parts
+        self.ready = ready = iter(item.messages)
         return next(ready)
-
-    def _join(self) -> list[Message]:
-        """Take what is of one message too from behind a run of one message."""
-        items = self._items
-        messages: list[Message] = []
-        sizes = [self._ready_size]
-        while items and len(sizes) < _JOINED:
-            run = items[0]
-            if run.count != 1 or isinstance(run, _Missed):
-                break
-            items.popleft()
-            messages += run.messages
-            sizes.append(len(run.records))
-        joined = sum(sizes) - self._ready_size
-        self._ready_size += joined
-        self._ready_sizes = sizes
-        self._size -= joined
-        self._count -= len(messages)
-        self.joined += len(messages)
-        return messages
 
 
 class _DropOldest(Buffer):
     """Drops the oldest messages. Their gaps stand before everything else."""
 
-    _joins = False
     __slots__ = ("_front", "_rest")
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
@@ -251,10 +223,13 @@ class _DropOldest(Buffer):
     def __bool__(self) -> bool:
         return bool(self._front or self._items) or length_hint(self._rest) > 0
 
-    def put(self, run: Run) -> int:
+    def put(self, batch: Run | Batch) -> int:
+        if isinstance(batch, Batch):
+            # What is dropped is dropped by channel.
+            return sum([self.put(run) for run in batch.runs])
         if length_hint(self._rest):
-            return self._put_what_fits(run, 0, 0)
-        return super().put(run)
+            return self._put_what_fits(batch, 0, 0)
+        return super().put(batch)
 
     def _put_what_fits(self, run: Run, count: int, size: int) -> int:
         if length_hint(self.ready):
@@ -293,6 +268,7 @@ class _DropOldest(Buffer):
                 self._close(item)
                 self._front.add(item.channel, item.missed, item.reason)
                 continue
+            assert isinstance(item, Run)
             self._count -= item.count
             self._size -= len(item.records)
             skipped = max(min(over, item.count), _count_until(item, over_size))
@@ -309,7 +285,7 @@ class _DropOldest(Buffer):
         self._count += run.count
         self._size += len(run.records)
 
-    def take(self) -> Run | Gap:
+    def take(self) -> Run | Batch | Gap:
         if self._front:
             return self._front.take()
         rest = list(self._rest)
@@ -361,7 +337,10 @@ class _Latest(Buffer):
     def __bool__(self) -> bool:
         return bool(self._slots)
 
-    def put(self, run: Run) -> int:
+    def put(self, batch: Run | Batch) -> int:
+        return sum([self._put_run(run) for run in batch.runs])
+
+    def _put_run(self, run: Run) -> int:
         channel = run.channel
         slot = self._slots.pop(channel, None) or _Slot()
         missed = self._drop(channel, slot) if slot.run is not None else 0
@@ -419,8 +398,8 @@ class _Close(Buffer):
 
     __slots__ = ()
 
-    def put(self, run: Run) -> int:
-        missed = run.count if self.is_closed else super().put(run)
+    def put(self, batch: Run | Batch) -> int:
+        missed = batch.count if self.is_closed else super().put(batch)
         self.is_closed = self.is_closed or missed > 0
         return missed
 

@@ -348,10 +348,10 @@ class Connection:
 
     def _on_event(self, event: ClientEvent | ServerEvent) -> None:
         match event:
-            case Messages(runs):
+            case Messages():
                 if self._losses:
                     self._losses.write(self._hub)
-                unwanted = self._routes.deliver(runs)
+                unwanted = self._routes.deliver(event.batches)
                 if unwanted:
                     self._unsubscribe(unwanted)
             case Acked(operations):

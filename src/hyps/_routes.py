@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, TypeAlias
 from ._errors import SubscriptionOverflow
 from .protocol import InvalidChannel, Refusal, Run
 from .protocol.records import encode_channel
+from .protocol.runs import join
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ._link import ErrorFactory
     from ._subscription import Subscription
-    from .protocol import ClientProtocol, Gap, Message, Welcome
+    from .protocol import Batch, ClientProtocol, Gap, Message, Welcome
 
     AnySubscription = Subscription[Message] | Subscription[Message | Gap]
 
@@ -216,21 +217,46 @@ class Routes:
 
     # What the hub says
 
-    def deliver(self, runs: Sequence[Run]) -> list[str]:
+    def deliver(self, batches: Sequence[Run | Batch]) -> list[str]:
         """Give messages to the subscriptions of their channels.
 
         :return: channels that nobody holds any more, see :meth:`leave`
         """
-        # Per run and subscription.
-        routes = self._routes
         unwanted: list[str] = []
-        for run in runs:
-            route = routes.get(run.channel)
-            if route is not None:
-                full = [each for each in route if each.deliver(run)]
-                for subscription in full:
-                    unwanted += self.forget(subscription)
-                    subscription.end(_overflow)
+        for batch in batches:
+            if isinstance(batch, Run):
+                unwanted += self._deliver(self._routes.get(batch.channel, ()), batch)
+            else:
+                unwanted += self._deliver_batch(batch)
+        return unwanted
+
+    def _deliver_batch(self, batch: Batch) -> list[str]:
+        # Per run, and so per message where no two neighbours are of one channel.
+        unwanted: list[str] = []
+        get = self._routes.get
+        parts = batch.parts
+        route = get(parts[0][0], ())
+        first = start = position = 0
+        for index, (channel, stop, _) in enumerate(parts):
+            found = get(channel, ())
+            if found is not route and found != route:
+                part = join(batch.records, start, parts[first:index])
+                unwanted += self._deliver(route, part)
+                first, start = index, position
+                # An overflow may have ended some.
+                route = get(channel, ())
+            position = stop
+        part = batch if not first else join(batch.records, start, parts[first:])
+        unwanted += self._deliver(route, part)
+        return unwanted
+
+    def _deliver(self, route: _Route | tuple[()], batch: Run | Batch) -> list[str]:
+        # Per batch and subscription.
+        unwanted: list[str] = []
+        full = [each for each in route if each.deliver(batch)]
+        for subscription in full:
+            unwanted += self.forget(subscription)
+            subscription.end(_overflow)
         return unwanted
 
     def miss(self, gap: Gap) -> None:

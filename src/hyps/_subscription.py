@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ._buffer import Overflow
     from ._client import Client
     from ._connection import Connection
-    from .protocol import HypsError, Run
+    from .protocol import Batch, HypsError, Run
 
 if sys.version_info >= (3, 13):
     from typing import TypeVar
@@ -325,8 +325,7 @@ class Subscription(Generic[Item]):
 
     def _is_pass_over(self) -> bool:
         """Count a run, and tell whether so many were read that it is the turn of other tasks."""
-        self._runs_taken += 1 + self._buffer.joined
-        self._buffer.joined = 0
+        self._runs_taken += 1
         if self._runs_taken < _RUNS_PER_PASS:
             return False
         self._runs_taken = 0
@@ -358,13 +357,13 @@ class Subscription(Generic[Item]):
         if self._is_ended:
             raise self._closed()
 
-    def deliver(self, run: Run) -> bool:
+    def deliver(self, batch: Run | Batch) -> bool:
         """Take messages as far as there is room.
 
         :return: whether the subscription is to be ended, as its buffer was full
         """
-        # Per run and subscription.
-        missed = self._buffer.put(run)
+        # Per batch and subscription.
+        missed = self._buffer.put(batch)
         if missed:
             if not self._episode:
                 self._episode_of = sorted(islice(self.held, 3))

@@ -108,8 +108,9 @@ async def test_the_ways_to_read_can_be_mixed() -> None:
 
 async def test_reading_lets_others_run() -> None:
     async with memory_client() as client, client.subscribe("a", "b") as subscription:
-        # Runs of one message each, all in the buffer.
-        await client.publish_many([("a", b""), ("b", b"")] * 1_000)
+        # Not in one go, as what arrives together is read together.
+        for _ in range(500):
+            await client.publish_many([("a", b""), ("b", b"")])
         others_ran = anyio.Event()
 
         async def other() -> None:
@@ -121,7 +122,7 @@ async def test_reading_lets_others_run() -> None:
             while not others_ran.is_set():
                 await subscription.receive()
                 read += 1
-        assert read < 2_000
+        assert read < 1_000
 
 
 @pytest.mark.parametrize("read", READERS)

@@ -16,14 +16,14 @@ BOUNDS = {
     # Encoding, message by message; with a new channel each time that is looked up too.
     "publish": (3.3, 7.2),
     "publish singly": (12.2, 12.2),
-    # At the hub, per run but for the scan.
-    "route": (1.3, 12.3),
+    # At the hub, per set of subscribers but for the scan and the look-up of a run.
+    "route": (1.3, 7.3),
     # To the subscriber's protocol, per run but for the scan.
-    "deliver": (0.3, 10.2),
+    "deliver": (0.3, 6.3),
     "take ACKs": (0.3, 0.3),
-    # In the subscription, from getting the run to the user's hands.
-    "read": (3.2, 18.0),
-    "read many": (2.2, 16.4),
+    # In the subscription, from getting messages to the user's hands.
+    "read": (3.2, 4.2),
+    "read many": (2.2, 3.2),
 }
 
 

@@ -39,17 +39,19 @@ from .frames import FrameDecoder as FrameDecoder
 from .frames import Kind as Kind
 from .frames import encode_frame as encode_frame
 from .limits import Limits as Limits
-from .records import Message as Message
 from .records import RecordDecoder as RecordDecoder
-from .records import Run as Run
 from .records import encode as encode
 from .records import records as records
+from .runs import Batch as Batch
+from .runs import Message as Message
+from .runs import Run as Run
 from .server import ServerProtocol as ServerProtocol
 
 __all__ = (
     "NEED_DATA",
     "PREFACE",
     "Acked",
+    "Batch",
     "Broker",
     "ClientEvent",
     "ClientProtocol",

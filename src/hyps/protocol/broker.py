@@ -305,7 +305,9 @@ class Broker:
         """Hand out each record by itself from now on, see :meth:`ServerProtocol.drop_next`."""
         self._whole_run = 0
 
-    def _publish_each(self, data: bytes, position: int, stop: int, name: bytes, count: int) -> bytes:
+    def _publish_each(
+        self, data: bytes, position: int, stop: int, name: bytes, count: int
+    ) -> bytes:
         """Publish a run that nobody holds, or in which there may be a message over the limit."""
         channel = self._channels.get(name)
         if channel is None:

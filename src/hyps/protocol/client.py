@@ -32,7 +32,6 @@ from .limits import (
 )
 from .records import (
     RECORD_OVERHEAD,
-    Run,
     cut,
     decode_channel,
     encode_all,
@@ -43,11 +42,13 @@ from .records import (
     pack_names,
     scan,
 )
+from .runs import Run, join
 from .wire import NativeWire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from .runs import Batch
     from .wire import Wire
 
     Data = bytes | bytearray | memoryview | str
@@ -487,8 +488,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         # Per run. What is per message is in cut() and scan().
         if not body:
             raise RemoteProtocolError("MESSAGES: no records")
-        channels = self._channels
-        runs: list[Run] = []
+        get = self._channels.get
         contents: list[bytes] | None = None
         found: Iterable[tuple[bytes, int, int]]
         if (whole := cut(body)) is None:
@@ -496,21 +496,29 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         else:
             prefix, contents = whole
             found = [(prefix[:-1], len(body), len(contents))]
-        position = 0
+        batches: list[Run | Batch] = []
+        # Neighbours that are wanted, and where they start.
+        parts: list[tuple[str, int, int]] = []
+        start = 0
         try:
             for name, stop, count in found:
-                channel = channels.get(name)
+                channel = get(name)
                 if channel is not None:
                     if channel.count > MAX_COUNT - count:
                         raise RemoteProtocolError("MESSAGES: more than can be counted")
                     channel.count += count
-                    runs.append(Run(channel.name, body[position:stop], count, contents))
+                    parts.append((channel.name, stop, count))
                 else:
                     decode_channel(name)
-                position = stop
+                    if parts:
+                        batches.append(join(body, start, parts))
+                        parts = []
+                    start = stop
         finally:
-            if runs:
-                self._events.append(Messages(tuple(runs)))
+            if parts:
+                batches.append(join(body, start, parts, contents))
+            if batches:
+                self._events.append(Messages(batches))
 
     def _on_gap(self, body: bytes) -> None:
         for name, position in _each_record(body):

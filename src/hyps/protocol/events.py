@@ -15,7 +15,9 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .records import Run
+    from collections.abc import Iterable
+
+    from .runs import Batch, Run
 
 GapReason = Literal["hub", "client", "reconnect"]
 
@@ -142,14 +144,32 @@ class Lost:
     operations: range
 
 
-@dataclass(frozen=True, slots=True)
 class Messages:
     """Messages arrived.
 
     :param runs: in order; neighbours may be of one channel
     """
 
-    runs: tuple[Run, ...]
+    # Not a dataclass, as most readers do not want the runs but their neighbours together.
+    __slots__ = ("batches",)
+    __match_args__ = ("runs",)
+
+    def __init__(self, runs: Iterable[Run | Batch]) -> None:
+        #: The same, with neighbours that came together as one.
+        self.batches: tuple[Run | Batch, ...] = tuple(runs)
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """In order; neighbours may be of one channel."""
+        return tuple([run for batch in self.batches for run in batch.runs])
+
+    def __repr__(self) -> str:
+        return f"Messages(runs={self.runs!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return self.runs == other.runs if isinstance(other, Messages) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True)

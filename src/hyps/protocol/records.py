@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections import deque
 from functools import lru_cache
-from operator import itemgetter
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from .errors import InvalidChannel, MalformedRecord
+from .runs import SMALL, Run, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,155 +29,11 @@ _NEWLINE: Final = 0x0A
 #: every subscriber at once, and so how long a single pass over them takes.
 RUN_SIZE: Final = 65_536
 
-#: Bytes of a record, on average, up to which it is faster to search for a channel's name than to
-#: go from length to length.
-_SMALL: Final = 128
-
 #: Records of the first one's size from which on it is faster to cut all of them at once.
 _MANY: Final = 16
 
 #: Bytes of a record that are neither channel nor message: the length and two newlines.
 RECORD_OVERHEAD: Final = 6
-
-
-class Message:
-    """A message as it was published: its channel and its bytes.
-
-    :param channel: name of the channel
-    :param data: the published bytes
-    """
-
-    # Not a dataclass, and made by the reader without __init__: there is one for each message
-    # delivered, and so it takes a quarter less time.
-    __slots__ = ("channel", "data")
-    __match_args__ = ("channel", "data")
-
-    channel: str
-    data: bytes
-
-    def __init__(self, channel: str, data: bytes) -> None:
-        self.channel = channel
-        self.data = data
-
-    def __repr__(self) -> str:
-        return f"Message(channel={self.channel!r}, data={self.data!r})"
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Message):
-            return NotImplemented
-        return self.channel == other.channel and self.data == other.data
-
-    def __hash__(self) -> int:
-        return hash((self.channel, self.data))
-
-
-class Run:
-    """Neighbouring records of one channel, checked, as the bytes they came in.
-
-    :param channel: name of the channel
-    :param records: one record or more, concatenated
-    :param count: how many records these are
-    """
-
-    __slots__ = ("_contents", "_messages", "channel", "count", "records")
-
-    def __init__(
-        self, channel: str, records: bytes, count: int, contents: list[bytes] | None = None
-    ) -> None:
-        self.channel: str = channel
-        self.records: bytes = records
-        self.count: int = count
-        # The records' messages as bytes, where whoever checked the records has them; until they
-        # are made into messages.
-        self._contents = contents
-        self._messages: list[Message] | None = None
-
-    def __repr__(self) -> str:
-        return f"Run(channel={self.channel!r}, records={self.records!r}, count={self.count})"
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Run):
-            return NotImplemented
-        return self.channel == other.channel and self.records == other.records
-
-    @property
-    def messages(self) -> list[Message]:
-        """The records as messages; made once, however many readers share the run."""
-        messages = self._messages
-        if messages is None:
-            if self.count == 1:
-                head = 4 + len(self.channel.encode()) + 1
-                messages = [Message(self.channel, self.records[head:-1])]
-            else:
-                messages = _make_messages(self.channel, self._contents or _contents(self))
-                self._contents = None
-            self._messages = messages
-        return messages
-
-    def split(self, count: int) -> tuple[Run, Run]:
-        """Cut the run in two.
-
-        :param count: records in the first part, more than none and fewer than all
-        :return: both parts
-        """
-        position = 0
-        for _ in range(count):
-            position += 4 + _LENGTH.unpack_from(self.records, position)[0]
-        return (
-            Run(self.channel, self.records[:position], count),
-            Run(self.channel, self.records[position:], self.count - count),
-        )
-
-
-def _make_messages(channel: str, contents: list[bytes]) -> list[Message]:
-    # Everything here is per message.
-    new = Message.__new__
-    messages: list[Message] = []
-    append = messages.append
-    for content in contents:
-        message = new(Message)
-        message.channel = channel
-        message.data = content
-        append(message)
-    return messages
-
-
-def _contents(run: Run) -> list[bytes]:
-    """Give the bytes of each message of a run."""
-    name = run.channel.encode()
-    records = run.records
-    if len(records) <= run.count * _SMALL:
-        contents = _split(records, name + b"\n")
-        # Names contain no newline, so two occurrences never overlap. If there are as many of them
-        # as records, none is in a message.
-        if len(contents) == run.count:
-            return contents
-    # Per message.
-    unpack = _LENGTH.unpack_from
-    head = 4 + len(name) + 1
-    contents = []
-    position, end = 0, len(records)
-    while position < end:
-        stop = position + 4 + unpack(records, position)[0]
-        contents.append(records[position + head : stop - 1])
-        position = stop
-    return contents
-
-
-#: Cut off a newline and the length behind it.
-_without_boundary: Final = itemgetter(slice(-5))
-
-
-def _split(records: bytes, prefix: bytes) -> list[bytes]:
-    """Cut records of one channel into their messages, if none of these contains the prefix."""
-    # Each part but the first is a message and its newline; and but for the last, the length of the
-    # next one.
-    parts = records.split(prefix)
-    last = parts.pop()
-    contents = list(map(_without_boundary, parts))
-    del contents[0]
-    contents.append(last[:-1])
-    return contents
 
 
 def encode_channel(channel: str) -> bytes:
@@ -261,7 +117,7 @@ def encode_all(prefixes: list[bytes], contents: list[bytes]) -> bytes:
     # What is per message is looped over in C, as far as it can be.
     count = len(contents)
     sizes = list(map(len, contents))
-    if sum(sizes) < count * _SMALL and prefixes.count(prefixes[0]) == count:
+    if sum(sizes) < count * SMALL and prefixes.count(prefixes[0]) == count:
         return _encode_run(prefixes[0], contents, sizes)
     parts = [b"\n"] * (4 * count)
     parts[0::4] = [
@@ -296,14 +152,14 @@ def cut(data: bytes) -> tuple[bytes, list[bytes]] | None:
         return None
     size = 4 + _LENGTH.unpack_from(data)[0]
     newline = data.find(b"\n", 4, size)
-    if size > _SMALL or size * _MANY > end or newline <= 4:
+    if size > SMALL or size * _MANY > end or newline <= 4:
         return None
     prefix = data[4 : newline + 1]
     # If they are not of one channel, mostly the last one tells.
     last = data.rfind(prefix)
     if last + _LENGTH.unpack_from(data, last - 4)[0] != end:
         return None
-    contents = _split(data, prefix)
+    contents = split(data, prefix)
     # What is encoded otherwise has the prefix in a message, or is malformed.
     is_whole = _encode_run(prefix, contents, list(map(len, contents))) == data
     return (prefix, contents) if is_whole else None
