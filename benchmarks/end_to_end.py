@@ -190,7 +190,9 @@ _HEADS: Final = (
 )
 #: What stands in the table beside each workload's own metrics.
 _BESIDE: Final = ("p50_us", "p99_us", "server_ns", "client_ns")
-_TARGET_HEADS: Final = ("target", "client on", "bound", "reached", "met", "compared with")
+_TARGET_HEADS: Final = (
+    *("target", "client on", "bound", "reached", "met", "compared with", "beside callbacks"),
+)
 
 
 def main() -> int:

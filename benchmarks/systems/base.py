@@ -78,6 +78,8 @@ class System(ABC):
     name: ClassVar[str]
     #: Event loops that its client runs on.
     loops: ClassVar[frozenset[str]] = frozenset({"asyncio", "uvloop"})
+    #: Whether its readers iterate, as the workloads have it, and are not called.
+    is_iterated: ClassVar[bool] = True
     #: Whether a reader of several channels sees their messages in the order of publishing.
     orders_channels: ClassVar[bool] = True
 

@@ -15,7 +15,7 @@ import anyio
 
 from ..processes import Missing, free_port, running, wait_for_answer
 from ..report import package
-from .base import CHANNEL, Holder, Pair, Session, System, Tally
+from .base import CHANNEL, CannotDo, Holder, Pair, Reader, Session, System, Tally
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from nats.aio.client import Client
     from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
 
 #: Debian has the server where only root's PATH leads.
 _PATH: Final = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin"))
@@ -32,15 +33,36 @@ _PATH: Final = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin")
 _MAX_PENDING: Final = "1GB"
 
 
+def _iterate(subscriptions: Sequence[Subscription]) -> Reader:
+    """Read in ``async for``, which makes a task for each message."""
+
+    async def read(size: int, tally: Tally) -> None:
+        left = size
+
+        async def iterate(subscription: Subscription) -> None:
+            nonlocal left
+            async for message in subscription.messages:
+                left -= 1
+                if not left:
+                    left = size
+                    tally(size, message.data)
+
+        try:
+            async with anyio.create_task_group() as tasks:
+                for subscription in subscriptions:
+                    tasks.start_soon(iterate, subscription)
+        finally:
+            tally(size - left, b"")
+
+    return read
+
+
 def _ignore(size: int, data: bytes) -> None:
     pass
 
 
-class _Reader:
-    """A subscription. Its callback is nats-py's fastest way to read.
-
-    The async iterator makes two tasks for each message, and ``next_msg()`` one.
-    """
+class _Callback:
+    """Reads by a callback, which nats-py's own task of the subscription awaits."""
 
     def __init__(self) -> None:
         self._size = self._left = 1
@@ -70,7 +92,7 @@ class _NatsSession(Session):
     to single messages come with JetStream, which stores them and is another thing.
     """
 
-    def __init__(self, client: Client, readers: Sequence[_Reader]) -> None:
+    def __init__(self, client: Client, readers: Sequence[Reader]) -> None:
         self._client = client
         self.readers = readers
 
@@ -108,7 +130,7 @@ class _NatsHolder(Holder):
 
 
 class NatsServer(System):
-    """A NATS server without JetStream."""
+    """A NATS server without JetStream, and subscriptions that are read in ``async for``."""
 
     name = "nats-py"
     # Each channel is a subscription with a task of its own.
@@ -148,12 +170,14 @@ class NatsServer(System):
             with anyio.CancelScope(shield=True):
                 await client.close()
 
+    async def _subscribe(self, client: Client, channels: Sequence[str]) -> Reader:
+        # The protocol has no subscription of several channels.
+        return _iterate([await client.subscribe(channel) for channel in channels])
+
     @asynccontextmanager
     async def session(self, channels: Sequence[str] = (CHANNEL,)) -> AsyncIterator[Session]:
         async with self._connect() as client:
-            reader = _Reader()
-            for channel in channels:
-                await client.subscribe(channel, cb=reader.on_message)
+            reader = await self._subscribe(client, channels)
             await client.flush()
             yield _NatsSession(client, [reader])
 
@@ -161,12 +185,12 @@ class NatsServer(System):
     async def group(self, readers: int, *, shared: bool) -> AsyncIterator[Session]:
         async with AsyncExitStack() as stack:
             publisher = await stack.enter_async_context(self._connect())
-            found = [_Reader() for _ in range(readers)]
-            for reader in found:
+            found = []
+            for _ in range(readers):
                 client = publisher
                 if not shared:
                     client = await stack.enter_async_context(self._connect())
-                await client.subscribe(CHANNEL, cb=reader.on_message)
+                found.append(await self._subscribe(client, [CHANNEL]))
                 if not shared:
                     await client.flush()
             await publisher.flush()
@@ -176,3 +200,21 @@ class NatsServer(System):
     async def holder(self) -> AsyncIterator[Holder]:
         async with self._connect() as client:
             yield _NatsHolder(client)
+
+
+class NatsCallbacks(NatsServer):
+    """The same, with subscriptions that are read by callbacks: nats-py's fastest way."""
+
+    name = "nats-py, callback"
+    is_iterated = False
+
+    async def _subscribe(self, client: Client, channels: Sequence[str]) -> Reader:
+        reader = _Callback()
+        for channel in channels:
+            await client.subscribe(channel, cb=reader.on_message)
+        return reader
+
+    @asynccontextmanager
+    async def holder(self) -> AsyncIterator[Holder]:
+        raise CannotDo("nothing is read there")
+        yield
