@@ -17,7 +17,6 @@ from ._status import ConnectionEvents, Status
 from ._subscription import Subscription
 from ._transport import make_wire, name_of, parse_url
 from .protocol import ClientProtocol, Gap, HypsError, Limits, Message
-from .protocol.limits import FRAME_SIZE
 
 if TYPE_CHECKING:
     import ssl
@@ -239,7 +238,7 @@ class Client:
                 if link.is_full and not await link.wait_for_room():
                     continue
                 try:
-                    operation = link.protocol.publish_many(iterator, max_bytes=FRAME_SIZE)
+                    operation = link.protocol.publish_many(iterator, one_frame=True)
                 finally:
                     link.let_in()
                 if operation is None:

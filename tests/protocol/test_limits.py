@@ -35,8 +35,8 @@ from hyps.protocol import (
     encode,
     encode_frame,
 )
-from hyps.protocol.limits import FRAME_SIZE, FRAME_WORK, MAX_PONGS, PASS_WORK
-from hyps.protocol.records import RUN_SIZE
+from hyps.protocol.limits import FRAME_WORK, MAX_PONGS, PASS_WORK
+from hyps.protocol.records import BATCH_SIZE, MERGED_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -233,7 +233,7 @@ def test_batches_are_split_into_frames(size: int) -> None:
     pair = connect(Broker("boot", Limits(max_message=60_000)), "a", "b")
     count = 400_000 // (size + 10)
     pair.client.publish_many([("ab"[index % 2], bytes(size)) for index in range(count)])
-    bound = max(FRAME_SIZE, len(encode("a", bytes(size))))
+    bound = max(BATCH_SIZE, len(encode("a", bytes(size))))
     for end, move in ((pair.client, pair.arrive_up), (pair.server, pair.arrive_down)):
         found = []
         wire = pair.up if isinstance(end, ClientProtocol) else pair.down
@@ -273,7 +273,7 @@ def test_records_of_a_session_are_taken_in_passes(count: int) -> None:
 def test_pass_ends_with_a_run() -> None:
     server = open_server()
     record = encode("a", b"")
-    run = -(-RUN_SIZE // len(record))
+    run = -(-MERGED_SIZE // len(record))
     server.receive_data(encode_frame(Kind.PUBLISH, record * (run + 1)))
     assert drain(server) == [Taken(run), Taken(1)]
 

@@ -33,7 +33,9 @@ from hyps.protocol import (
     Taken,
     encode,
     encode_frame,
+    records,
 )
+from hyps.protocol.records import BATCH_SIZE, MANY_RECORDS, MERGED_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,23 +131,27 @@ def test_operations_without_channels_are_none() -> None:
     assert pair.client.data_to_send() == b""
 
 
-def test_publish_many_takes_an_iterator_in_parts() -> None:
+@pytest.mark.parametrize("size", [0, 10, 100, 1_000, 60_000])
+def test_publish_many_takes_an_iterator_in_parts(size: int) -> None:
     pair = Pair()
-    record = len(encode("c", b"1"))
-    messages = iter([("c", b"1"), ("c", b"2"), ("c", b"3"), ("c", b"4"), ("c", b"5")])
-    assert pair.client.publish_many(messages, max_bytes=1) == 1
-    assert pair.client.publish_many(messages, max_bytes=2 * record) == 2
-    assert pair.client.publish_many(messages, max_bytes=2 * record + 1) == 3
-    assert pair.client.publish_many(messages) is None
-    [(_, body)] = output(pair.client)
-    assert body == b"".join([encode("c", b"%d" % index) for index in range(1, 6)])
-
-
-def test_parts_of_publish_many_count_bytes_over_all_frames() -> None:
-    pair = Pair()
-    messages = iter([("c", bytes(60_000))] * 5)
-    pair.client.publish_many(messages, max_bytes=100_000)
-    assert len(list(messages)) == 3
+    count = min(60_000, 1_000_000 // (size + 10))
+    wanted = [("c", bytes([index % 256]) * size) for index in range(count)]
+    messages = iter(wanted)
+    operations = 0
+    while pair.client.publish_many(messages, one_frame=True) is not None:
+        operations += 1
+        left = messages.__length_hint__()  # type: ignore[attr-defined]
+        assert left == 0 or left < len(wanted) - operations
+    assert operations > 1
+    bodies = [body for _, body in output(pair.client)]
+    assert len(bodies) <= operations
+    assert [*records(b"".join(bodies))] == wanted
+    largest = len(encode("c", bytes(size)))
+    assert max(map(len, bodies)) < BATCH_SIZE + largest
+    if size >= 1_000:
+        assert max(map(len, bodies[:-1])) >= BATCH_SIZE
+    # Of small messages a frame has many, and not many more.
+    assert max([len([*records(body)]) for body in bodies]) <= MANY_RECORDS + MERGED_SIZE // largest
 
 
 BAD_OPERATIONS: dict[str, tuple[Callable[[ClientProtocol], object], type[Exception]]] = {

@@ -13,7 +13,16 @@ from protocol import strategies as own
 from hyps.protocol import InvalidChannel, MalformedRecord, Message, RecordDecoder, Run
 from hyps.protocol import encode as encode_record
 from hyps.protocol import records as decode_records
-from hyps.protocol.records import RUN_SIZE, cut, encode_all, pack_names, scan, unpack_names
+from hyps.protocol.records import (
+    BATCH_SIZE,
+    MANY_RECORDS,
+    MERGED_SIZE,
+    cut,
+    encode_all,
+    pack_names,
+    scan,
+    unpack_names,
+)
 
 VECTOR = b"\x00\x00\x00\x0ffoo_ch\nfoo_msg\n"
 
@@ -203,12 +212,22 @@ def test_neighbours_of_one_channel_are_one_run() -> None:
     ]
 
 
-def test_run_has_a_bound() -> None:
-    decoder = RecordDecoder(100)
-    record = encode_record("a", b"12345")
-    most = -(-RUN_SIZE // len(record))
+@pytest.mark.parametrize(("size", "bound"), [(5, MERGED_SIZE), (1_000, BATCH_SIZE)])
+def test_run_has_a_bound(size: int, bound: int) -> None:
+    """It is larger for large messages, of which fewer are as many bytes."""
+    decoder = RecordDecoder(2_000)
+    record = encode_record("a", bytes(size))
+    most = -(-bound // len(record))
     decoder.receive_data(record * (most + 1))
     assert [run.count for run in (decoder.next_run(), decoder.next_run()) if run] == [most, 1]
+
+
+def test_run_of_large_messages_and_small_ones_has_a_bound() -> None:
+    decoder = RecordDecoder(100_000)
+    decoder.receive_data(encode_record("a", bytes(80_000)) + encode_record("a", b"") * 100_000)
+    run = decoder.next_run()
+    assert run is not None
+    assert run.count < MANY_RECORDS + MERGED_SIZE / len(encode_record("a", b""))
 
 
 @pytest.mark.parametrize("before", [b"", encode_record("c", b""), encode_record("d", b"")])

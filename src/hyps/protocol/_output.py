@@ -7,7 +7,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from .frames import Kind
-from .limits import CHUNK_OVERHEAD, FRAME_SIZE
+from .limits import CHUNK_OVERHEAD
+from .records import MERGED_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +77,7 @@ class OutputQueue:
         #: Bytes of the chunks that have items.
         self.items_size: int = 0
         #: Bytes up to which neighbours are merged.
-        self.frame_size: int = FRAME_SIZE
+        self.frame_size: int = MERGED_SIZE
 
     def __bool__(self) -> bool:
         return bool(self._chunks or self._urgent or self.wire.held)

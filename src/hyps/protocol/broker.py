@@ -10,7 +10,7 @@ from ._output import OutputQueue
 from ._position import format_position
 from .frames import Kind
 from .limits import PASS_WORK, Limits
-from .records import RUN_SIZE, decode_channel, pack, scan
+from .records import BATCH_SIZE, decode_channel, pack, scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -267,7 +267,7 @@ class Broker:
                     start = stop
                     codes.append(self._publish_each(data, position, stop, name, count))
                 else:
-                    if members and (channel.outboxes != outboxes or stop - start > RUN_SIZE):
+                    if members and (channel.outboxes != outboxes or stop - start > BATCH_SIZE):
                         self._hand_out(outboxes, data[start:position], members)
                         members = []
                         start = position

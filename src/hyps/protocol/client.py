@@ -24,13 +24,15 @@ from .events import (
 )
 from .frames import Kind
 from .limits import (
-    FRAME_SIZE,
     MAX_COUNT,
     MAX_FRAME_CEILING,
     MAX_OPENING_FRAME,
     Limits,
 )
 from .records import (
+    BATCH_SIZE,
+    MANY_RECORDS,
+    MERGED_SIZE,
     RECORD_OVERHEAD,
     cut,
     decode_channel,
@@ -65,8 +67,11 @@ _MIN_RECORD: Final = RECORD_OVERHEAD + 1
 #: What stands for a channel without a SUBSCRIBE on its way.
 _NOT_JOINING: Final = (math.inf, 0, b"")
 
-#: Publishers use the same names over and over.
-_encode_channel: Final = lru_cache(8_192)(encode_channel)
+
+@lru_cache(8_192)
+def _encode_prefix(channel: str) -> bytes:
+    # Publishers use the same names over and over.
+    return encode_channel(channel) + b"\n"
 
 
 class _Channel:
@@ -151,24 +156,25 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         welcome = self._welcome
         if self._state is not State.OPEN or welcome is None:
             raise self._forbid("publish()")
-        name = _encode_channel(channel)
-        if len(name) > welcome.max_channel:
-            raise _too_long(name, welcome)
+        prefix = _encode_prefix(channel)
+        if len(prefix) > welcome.max_channel + 1:
+            raise _too_long(prefix[:-1], welcome)
         if type(data) is not bytes:
             data = encode_data(data)
         if len(data) > welcome.max_message:
             raise _too_large(data, welcome)
-        self._output.put(Kind.PUBLISH, pack(name, data), 1)
+        head = pack_length(len(prefix) + len(data) + 1)
+        self._output.put(Kind.PUBLISH, b"".join((head, prefix, data, b"\n")), 1)
         return self._operations.begin_single(Kind.PUBLISH_ACK)
 
     def publish_many(
-        self, messages: Iterable[tuple[str, Data]], max_bytes: float = math.inf
+        self, messages: Iterable[tuple[str, Data]], *, one_frame: bool = False
     ) -> int | None:
         """Publish messages. If one of them is wrong, none of this call's is.
 
         :param messages: channel and message of each
-        :param max_bytes: take no further message once there are so many bytes. Give an iterator,
-            and the next call goes on from there.
+        :param one_frame: take no more messages than make one frame. Give an iterator, and the next
+            call goes on from there.
         :return: the operation's id, whose refusals' indexes are those of the messages; None if
             there were no messages
         :raises InvalidChannel: if a name cannot be a channel's
@@ -176,50 +182,61 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         :raises LocalProtocolError: if the state does not allow it
         """
         welcome = self._check_open("publish_many()")
-        most_records = min(_CHUNK_RECORDS, welcome.max_in_flight)
-        # No record is smaller than that, so nobody needs to count.
-        most = min(self._output.frame_size, most_records * _MIN_RECORD)
-        max_message = welcome.max_message
-        max_channel = welcome.max_channel
-        bound = min(most, max_bytes)
+        iterator = iter(messages)
         chunks: list[tuple[bytes, int]] = []
+        while frame := self._encode_frame(welcome, iterator):
+            chunks += frame
+            if one_frame:
+                break
+        return self._put(Kind.PUBLISH, Kind.PUBLISH_ACK, chunks)
+
+    def _encode_frame(
+        self, welcome: Welcome, messages: Iterator[tuple[str, Data]]
+    ) -> list[tuple[bytes, int]]:
+        """Encode as many messages as make a frame, and a large one that came last.
+
+        :return: for each frame its records, and how many they are
+        """
+        # Half of what it may have, so that the last message rarely is too much.
+        batch_size = min(BATCH_SIZE, welcome.max_frame // 2)
+        most = min(_CHUNK_RECORDS, welcome.max_in_flight)
+        max_message = welcome.max_message
+        max_prefix = welcome.max_channel + 1
         prefixes: list[bytes] = []
         contents: list[bytes] = []
-        size = total = overhead = 0
+        size = overhead = 0
+        # When it is seen to that the frame ends: nobody needs to count, as no record is smaller.
+        look = min(batch_size, most * _MIN_RECORD)
         last: str | None = None
         prefix = b""
         # Per message. In one loop, as calls would cost more than what they do.
         for channel, message in messages:
             if channel != last:
-                name = _encode_channel(channel)
-                if len(name) > max_channel:
-                    raise _too_long(name, welcome)
-                prefix = name + b"\n"
-                overhead = len(name) + RECORD_OVERHEAD
+                prefix = _encode_prefix(channel)
+                if len(prefix) > max_prefix:
+                    raise _too_long(prefix[:-1], welcome)
+                overhead = len(prefix) + RECORD_OVERHEAD - 1
                 last = channel
             data = message if type(message) is bytes else encode_data(message)
             length = len(data)
             if length > max_message:
                 raise _too_large(data, welcome)
-            size += length + overhead
-            if size > bound:
-                # Per chunk.
-                if prefixes:
-                    chunks.append((encode_all(prefixes, contents), len(contents)))
-                    prefixes = []
-                    contents = []
-                    total += size - length - overhead
-                size = length + overhead
-                bound = min(most, max_bytes - total)
-                if total + size >= max_bytes:
-                    prefixes.append(prefix)
-                    contents.append(data)
-                    break
             prefixes.append(prefix)
             contents.append(data)
-        if prefixes:
-            chunks.append((encode_all(prefixes, contents), len(contents)))
-        return self._put(Kind.PUBLISH, Kind.PUBLISH_ACK, chunks)
+            size += length + overhead
+            if size >= look:
+                # Some times in a frame.
+                count = len(contents)
+                enough = batch_size if count < MANY_RECORDS else MERGED_SIZE
+                look = min(enough, size + (most - count) * _MIN_RECORD)
+                if size >= look:
+                    break
+        if not contents:
+            return []
+        rest: list[tuple[bytes, int]] = []
+        if size >= welcome.max_frame and len(contents) > 1:
+            rest = [(encode_all([prefixes.pop()], [contents.pop()]), 1)]
+        return [(encode_all(prefixes, contents), len(contents)), *rest]
 
     def subscribe(
         self, channels: Iterable[str], positions: Mapping[str, bytes] | None = None
@@ -331,12 +348,6 @@ class ClientProtocol(Endpoint[_ClientOnly]):
             raise self._forbid(what)
         return self._welcome
 
-    def _encode_channel(self, welcome: Welcome, channel: str) -> bytes:
-        name = _encode_channel(channel)
-        if len(name) > welcome.max_channel:
-            raise _too_long(name, welcome)
-        return name
-
     def _encode_channels(self, welcome: Welcome, channels: list[str]) -> list[bytes]:
         # Not by way of the cache: they are many, and each comes once.
         names = [encode_channel(channel) for channel in channels]
@@ -371,6 +382,8 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         fields = Fields("WELCOME", body)
         max_message = fields.integer("max_message", 1, MAX_FRAME_CEILING)
         max_channel = fields.integer("max_channel", 1, MAX_FRAME_CEILING)
+        largest = max_message + max_channel + RECORD_OVERHEAD
+        max_frame = fields.integer("max_frame", 1 + largest, MAX_FRAME_CEILING)
         welcome = Welcome(
             server=fields.text("server"),
             session=fields.text("session"),
@@ -378,9 +391,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
             heartbeat=fields.integer("heartbeat", 1, 3600),
             max_message=max_message,
             max_channel=max_channel,
-            max_frame=fields.integer(
-                "max_frame", max_message + max_channel + RECORD_OVERHEAD + 1, MAX_FRAME_CEILING
-            ),
+            max_frame=max_frame,
             max_channels=fields.integer("max_channels", 1, MAX_COUNT),
             max_in_flight=fields.integer("max_in_flight", 1, MAX_COUNT),
         )
@@ -388,8 +399,8 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         self._welcome = welcome
         self._output.room = welcome.max_in_flight
         self._heartbeat = welcome.heartbeat
-        self._wire.max_frame = welcome.max_frame
-        self._output.frame_size = min(FRAME_SIZE, welcome.max_frame - 1)
+        self._wire.max_frame = max_frame
+        self._output.frame_size = min(MERGED_SIZE, max_frame - 1)
         self._events.append(welcome)
 
     def _on_codes(self, kind: Kind, codes: bytes) -> None:

@@ -56,6 +56,10 @@ def encode_frame(kind: int, body: bytes) -> bytes:
     return frame_head(kind, len(body)) + body
 
 
+#: Bytes from which on a part of a frame is kept as it came.
+_LARGE_PART: Final = 4_096
+
+
 class FrameDecoder:
     """Frames from bytes that were cut anywhere.
 
@@ -66,17 +70,21 @@ class FrameDecoder:
 
     def __init__(self, max_frame: int, *, preface: bool = False) -> None:
         self.max_frame = max_frame
-        # What came last and how far it was looked at; and before that, a frame that came in part.
-        # So whole frames are cut from what came, and nothing is copied twice.
+        # What came last, and how far it was looked at. Whole frames are cut from it, so that
+        # nothing is copied twice.
         self._data = b""
         self._position = 0
-        self._begun = bytearray()
+        # A frame that came in part: its kind, what there is of its body, and how much is missing.
+        self._kind = 0
+        self._parts: list[bytes | bytearray] = []
+        self._missing = 0
         self._in_preface = preface
 
     @property
     def buffered(self) -> int:
         """Bytes that are not part of a frame handed out yet."""
-        return len(self._begun) + len(self._data) - self._position
+        begun = 5 + sum(map(len, self._parts)) if self._missing else 0
+        return begun + len(self._data) - self._position
 
     def receive_data(self, data: bytes) -> None:
         """Take bytes. Call :meth:`next_frame` until it returns None afterwards."""
@@ -86,8 +94,8 @@ class FrameDecoder:
     def discard(self) -> None:
         """Forget what is buffered."""
         self._data = b""
-        self._position = 0
-        self._begun = bytearray()
+        self._position = self._missing = 0
+        self._parts = []
 
     def next_frame(self) -> tuple[int, bytes] | None:
         """Give the next frame's kind and body, or None if more data is needed.
@@ -96,41 +104,50 @@ class FrameDecoder:
         """
         if self._in_preface and not self._take_preface():
             return None
-        if self._begun:
-            return self._next_begun()
         data = self._data
+        if self._missing:
+            if not self._go_on(data):
+                return None
+            parts, self._parts = self._parts, []
+            return self._kind, b"".join(parts)
         start = self._position
-        if len(data) - start >= 4:
-            stop = start + 4 + self._length(data[start : start + 4])
-            if stop < len(data):
-                self._position = stop
-                return data[start + 4], data[start + 5 : stop]
-            if stop == len(data):
-                self._data = b""
-                self._position = 0
-                return data[start + 4], data[start + 5 :]
-        self._begin(len(data) - start)
+        end = len(data)
+        if end - start < 5:
+            if end - start == 4:
+                self._length(data[start:])
+            return None
+        stop = start + 4 + self._length(data[start : start + 4])
+        kind = data[start + 4]
+        if stop < end:
+            self._position = stop
+            return kind, data[start + 5 : stop]
+        body = data[start + 5 :]
+        self._data = b""
+        self._position = 0
+        if stop == end:
+            return kind, body
+        self._kind = kind
+        self._parts = [body]
+        self._missing = stop - end
         return None
 
-    def _next_begun(self) -> tuple[int, bytes] | None:
-        begun = self._begun
-        if len(begun) < 4 and not self._begin(4 - len(begun)):
-            return None
-        if not self._begin(4 + self._length(begun[:4]) - len(begun)):
-            return None
-        self._begun = bytearray()
-        with memoryview(begun) as view:
-            return begun[4], bytes(view[5:])
-
-    def _begin(self, size: int) -> bool:
-        """Set bytes aside for a frame that came in part; False if there are fewer."""
-        part = self._data[self._position : self._position + size]
-        self._begun += part
-        self._position += size
-        if self._position >= len(self._data):
+    def _go_on(self, data: bytes) -> bool:
+        """Take more of a frame that came in part; False if some of it is missing still."""
+        part = data[: self._missing]
+        last = self._parts[-1]
+        if len(part) >= _LARGE_PART:
+            self._parts.append(part)
+        elif isinstance(last, bytearray):
+            last += part
+        else:
+            # As objects, small parts would take many times their bytes.
+            self._parts.append(bytearray(part))
+        self._missing -= len(part)
+        if self._missing:
             self._data = b""
-            self._position = 0
-        return len(part) == size
+            return False
+        self._position = len(part)
+        return True
 
     def _length(self, head: bytes | bytearray) -> int:
         length = int.from_bytes(head, "big")

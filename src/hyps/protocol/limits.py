@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Final
 
-from .records import RECORD_OVERHEAD
+from .records import MERGED_SIZE, RECORD_OVERHEAD
 
 MIB: Final = 1024 * 1024
 
@@ -21,10 +21,6 @@ MAX_NESTING: Final = 16
 
 #: Bytes of the preface: ``HYPS/`` and a version, with room for versions to come.
 MAX_PREFACE: Final = 16
-
-#: Bytes that batches are merged to on their way out. Small frames suit many channels, large ones
-#: large messages, and 32 to 128 KiB are a compromise.
-FRAME_SIZE: Final = 65_536
 
 #: What a queued chunk costs besides its bytes, so that a flood of tiny ones is bounded too.
 CHUNK_OVERHEAD: Final = 64
@@ -107,4 +103,4 @@ class Limits:
         The room is there so that a message somewhat over ``max_message`` is refused with a code
         in its ACK and does not cost the session.
         """
-        return self.max_message + self.max_channel + RECORD_OVERHEAD + FRAME_SIZE
+        return self.max_message + self.max_channel + RECORD_OVERHEAD + MERGED_SIZE

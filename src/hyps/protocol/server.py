@@ -12,8 +12,8 @@ from .broker import Broker, Channel, Outbox
 from .errors import ErrorCode, RemoteProtocolError
 from .events import Hello, Taken
 from .frames import PREFACE, Kind
-from .limits import FRAME_SIZE, MAX_OPENING_FRAME, MAX_REASON, PASS_WORK
-from .records import decode_channel, pack, pack_names, scan, unpack_names
+from .limits import MAX_OPENING_FRAME, MAX_REASON, PASS_WORK
+from .records import MERGED_SIZE, decode_channel, pack, pack_names, scan, unpack_names
 from .wire import NativeWire, UnknownWire
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         self._begin(take, body, Kind.PUBLISH_ACK)
 
     def _on_subscribe(self, body: bytes) -> None:
-        if len(body) <= FRAME_SIZE:
+        if len(body) <= MERGED_SIZE:
             names = unpack_names(body)
             if names and self._are_new(names):
                 self._subscribe_new(names)
