@@ -10,7 +10,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from protocol import strategies as own
 
-from hyps.protocol import InvalidChannel, MalformedRecord, Message, RecordDecoder, Run
+from hyps.protocol import (
+    Batch,
+    InvalidChannel,
+    MalformedRecord,
+    Message,
+    Messages,
+    RecordDecoder,
+    Run,
+)
 from hyps.protocol import encode as encode_record
 from hyps.protocol import records as decode_records
 from hyps.protocol.records import (
@@ -348,6 +356,32 @@ def test_messages_of_a_run_are_made_once() -> None:
     run = Run("foo_ch", VECTOR, 1)
     assert run.messages == [Message("foo_ch", b"foo_msg")]
     assert run.messages is run.messages
+
+
+_runs = st.lists(st.tuples(st.sampled_from(["a", "ab", "é"]), st.integers(1, 3)), min_size=1)
+
+
+@given(_runs, st.binary(max_size=30))
+def test_batch_is_its_runs(shape: list[tuple[str, int]], noise: bytes) -> None:
+    wanted: list[Message] = []
+    runs: list[Run] = []
+    parts: list[tuple[str, int, int]] = []
+    stop = 0
+    for channel, count in shape:
+        messages = [Message(channel, noise[: len(wanted) + index]) for index in range(count)]
+        records = b"".join([encode_record(channel, message.data) for message in messages])
+        stop += len(records)
+        wanted += messages
+        runs.append(Run(channel, records, count))
+        parts.append((channel, stop, count))
+    batch = Batch(b"".join([run.records for run in runs]), parts)
+    assert batch.count == len(wanted)
+    assert batch.messages == wanted
+    assert batch.messages is batch.messages
+    assert batch.runs == tuple(runs)
+    assert eval(repr(batch)).runs == batch.runs
+    assert Messages([batch]) == Messages(runs)
+    assert Messages([batch]).runs == tuple(runs)
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ BOUNDS = {
     "deliver": (0.3, 6.3),
     "take ACKs": (0.3, 0.3),
     # In the subscription, from getting messages to the user's hands.
-    "read": (3.2, 4.2),
-    "read many": (2.2, 3.2),
+    "read": (1.2, 2.2),
+    "read many": (0.2, 1.2),
 }
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import repeat
 from operator import itemgetter
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 _LENGTH: Final = Struct(">I")
 
@@ -136,23 +137,28 @@ class Batch:
         return self._messages
 
     def _make_messages(self) -> list[Message]:
-        # Per run, and so per message where no two neighbours are of one channel.
-        new = Message.__new__
         records = self.records
         find = records.find
-        messages: list[Message] = []
-        append = messages.append
+        parts = self.parts if self.count == len(self.parts) else list(self._singles())
+        messages = _new_messages(self.count)
         position = 0
-        for channel, stop, count in self.parts:
-            if count == 1:
-                message = new(Message)
-                message.channel = channel
-                message.data = records[find(b"\n", position + 4) + 1 : stop - 1]
-                append(message)
-            else:
-                messages += Run(channel, records[position:stop], count).messages
+        # Per message.
+        for message, (channel, stop, _) in zip(messages, parts, strict=True):
+            message.channel = channel
+            message.data = records[find(b"\n", position + 4) + 1 : stop - 1]
             position = stop
         return messages
+
+    def _singles(self) -> Iterator[tuple[str, int, int]]:
+        """Give the parts with each record by itself."""
+        records = self.records
+        position = 0
+        for channel, stop, count in self.parts:
+            for _ in range(count - 1):
+                position += 4 + _LENGTH.unpack_from(records, position)[0]
+                yield channel, position, 1
+            yield channel, stop, 1
+            position = stop
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -188,16 +194,17 @@ def join(
     return Batch(records, parts)
 
 
+def _new_messages(count: int) -> list[Message]:
+    # Their attributes are set by who calls this, and there is no look-up for each.
+    return list(map(Message.__new__, repeat(Message, count)))
+
+
 def _make_messages(channel: str, contents: list[bytes]) -> list[Message]:
-    # Everything here is per message.
-    new = Message.__new__
-    messages: list[Message] = []
-    append = messages.append
-    for content in contents:
-        message = new(Message)
+    messages = _new_messages(len(contents))
+    # Per message.
+    for message, content in zip(messages, contents, strict=True):
         message.channel = channel
         message.data = content
-        append(message)
     return messages
 
 
