@@ -163,9 +163,9 @@ def test_small_messages(size: str, is_told: bool) -> None:
 
 
 def test_lost_messages_are_told() -> None:
-    # A batch is more than the hub may queue, and there is no time to send some of it first.
-    arguments = ("--sub", "2", "--pub", "1", "--msgs", "10000", "--batch", "5000")
-    with serving("--limit", "max_buffer=1000") as (url, _):
+    # What a hub gets from several publishers at once is more than it may queue.
+    arguments = ("--sub", "2", "--pub", "20", "--msgs", "10000", "--batch", "50")
+    with serving("--limit", "max_buffer=1") as (url, _):
         code, out, err = bench(*arguments, "--url", url)
         as_json_code, summary = bench_as_json(*arguments, "--url", url)
     assert code == as_json_code == 1
