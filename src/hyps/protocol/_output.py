@@ -29,9 +29,7 @@ _LISTS: Final = frozenset(
     }
 )
 
-#: What queues have in common in which nothing waits: an empty deque of its own takes 760 bytes.
-#: Nothing is ever put into it.
-_NOTHING: Final[deque[tuple[int, bytes, int]]] = deque()
+_Chunk = tuple[int, bytes, int]
 
 
 class OutputQueue:
@@ -67,7 +65,9 @@ class OutputQueue:
         self.wire: Wire = wire
         self._held = 0
         self._on_output = on_output
-        self._chunks: deque[tuple[int, bytes, int]] = _NOTHING
+        # A deque from the second on: it takes 760 bytes, and most chunks are taken before there is
+        # another.
+        self._chunks: tuple[()] | tuple[_Chunk] | deque[_Chunk] = ()
         self._urgent: list[tuple[int, bytes]] = []
         self._idle = True
         self._leaving = 0
@@ -95,16 +95,22 @@ class OutputQueue:
 
     def put(self, kind: int, body: bytes, items: int = 0) -> None:
         """Append the body of a frame, or a part of it where the kind is a list."""
+        # Per run and session at the hub, as is taking it.
         size = len(body)
-        if self._chunks is _NOTHING:
-            self._chunks = deque()
-        self._chunks.append((kind, body, items))
+        chunks = self._chunks
+        if not chunks:
+            self._chunks = ((kind, body, items),)
+        elif type(chunks) is deque:
+            chunks.append((kind, body, items))
+        else:
+            self._chunks = deque((*chunks, (kind, body, items)))
         self.queued += size + CHUNK_OVERHEAD
         if items:
             self.items += items
             self.items_size += size
         if self._idle:
-            self.wake()
+            self._idle = False
+            self._on_output()
 
     def put_urgent(self, kind: int, body: bytes) -> None:
         """Append a frame that overtakes everything queued by :meth:`put`."""
@@ -119,7 +125,7 @@ class OutputQueue:
 
     def clear(self) -> None:
         """Forget what was put; what is urgent still goes out."""
-        self._chunks = _NOTHING
+        self._chunks = ()
         self.wire.clear()
         self._held = 0
         self.queued = self._leaving
@@ -135,12 +141,30 @@ class OutputQueue:
 
         :param max_bytes: take no further frame once there are so many bytes
         """
-        # Per chunk, that is per run at the hub: the inner loop.
-        self.settle()
+        if self._leaving:
+            self.settle()
+        chunks = self._chunks
         wire = self.wire
-        if not (self._chunks or self._urgent or wire.speaks_itself):
+        if self._urgent or wire.speaks_itself or type(chunks) is deque:
+            return self._take_frames(max_bytes)
+        if not chunks or chunks[0][2] > self.room:
             self._idle = True
             return b""
+        # One chunk, and nothing beside it: most that are sent are small, and are sent at once.
+        [(kind, body, count)] = chunks
+        self._chunks = ()
+        size = len(body)
+        if count:
+            self.room -= count
+            self.items -= count
+            self.items_size -= size
+        self._leaving = size + CHUNK_OVERHEAD
+        self._idle = False
+        return wire.encode_one(kind, body)
+
+    def _take_frames(self, max_bytes: int) -> bytes:
+        """Take frames of any kind from wherever they are."""
+        wire = self.wire
         encode = wire.encode
         taken: list[bytes] = []
         if self._urgent:
@@ -148,6 +172,8 @@ class OutputQueue:
                 taken += encode(kind, [body], len(body))
             self._urgent = []
         chunks = self._chunks
+        if isinstance(chunks, tuple):
+            chunks = deque(chunks)
         popleft = chunks.popleft
         size = items = 0
         room = self.room
@@ -176,8 +202,7 @@ class OutputQueue:
                 # All chunks of the frame are of one kind, so all have items.
                 self.items_size -= length
             self._leaving += length + CHUNK_OVERHEAD * len(bodies)
-        if not chunks:
-            self._chunks = _NOTHING
+        self._chunks = chunks or ()
         self.items -= items
         self.room = room
         taken += wire.flush()

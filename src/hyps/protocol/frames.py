@@ -46,9 +46,13 @@ class Kind(enum.IntEnum):
 FIRST_IGNORABLE: Final = 0x80
 
 
+#: Encode the length of kind and body, and the kind.
+pack_head: Final = _HEAD.pack
+
+
 def frame_head(kind: int, length: int) -> bytes:
     """Encode what stands before a body of ``length`` bytes."""
-    return _HEAD.pack(length + 1, kind)
+    return pack_head(length + 1, kind)
 
 
 def encode_frame(kind: int, body: bytes) -> bytes:

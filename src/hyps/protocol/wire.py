@@ -11,7 +11,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from .errors import RemoteProtocolError
-from .frames import PREFACE, VERSION, FrameDecoder, frame_head
+from .frames import PREFACE, VERSION, FrameDecoder, frame_head, pack_head
 from .limits import FRAME_WORK
 
 if TYPE_CHECKING:
@@ -100,6 +100,10 @@ class Wire(ABC):
         :return: bytes to send; :meth:`flush` gives what comes later
         """
 
+    def encode_one(self, kind: int, body: bytes) -> bytes:
+        """Encode a frame with a body of one part, to be sent as it is."""
+        return b"".join(self.encode(kind, [body], len(body)))
+
     def flush(self) -> Iterable[bytes]:
         """Give what else may be sent now."""
         return ()
@@ -132,6 +136,12 @@ class NativeWire(FrameDecoder, Wire):
             self._sends_preface = False
             head = PREFACE + head
         return (head, *bodies)
+
+    def encode_one(self, kind: int, body: bytes) -> bytes:
+        # Per small delivery at the hub.
+        if self._sends_preface:
+            return super().encode_one(kind, body)
+        return pack_head(len(body) + 1, kind) + body
 
 
 class UnknownWire(Wire):
