@@ -30,10 +30,6 @@ _Endpoint = TypeVar("_Endpoint", ClientProtocol, ServerProtocol)
 _BROKEN: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 
 
-def _nothing() -> None:
-    pass
-
-
 class Pump(Generic[_Endpoint]):
     """Runs one connection from its first byte until it is closed.
 
@@ -92,13 +88,14 @@ class Pump(Generic[_Endpoint]):
         self._is_opening = True
         self._is_lingering = False
         self._failure: Exception | None = None
-        self._on_sent: Callable[[], None] = _nothing
+        self._on_sent: Callable[[], None] | None = None
         self.protocol: _Endpoint = protocol(self.wake)
         #: What broke the stream, if it did not just end.
         self.broken: BaseException | None = None
 
     def wake(self) -> None:
         """Say that the protocol object has output."""
+        # Per delivery at the hub, as is flush().
         self._engine.note_output(self)
 
     def close(self) -> None:
@@ -119,7 +116,7 @@ class Pump(Generic[_Endpoint]):
         self,
         on_event: Callable[[ClientEvent | ServerEvent], None],
         on_violation: Callable[[RemoteProtocolError], None],
-        on_sent: Callable[[], None] = _nothing,
+        on_sent: Callable[[], None] | None = None,
     ) -> None:
         """Move bytes until the connection is closed.
 
@@ -197,8 +194,19 @@ class Pump(Generic[_Endpoint]):
         """Send what can be sent at once, and leave the rest to the writer."""
         if self._is_writing:
             return
+        protocol = self.protocol
         try:
-            self._flush()
+            rest = protocol.data_to_send(WRITE_SIZE)
+            if rest and (raw := self._transport.socket) is not None:
+                try:
+                    sent = raw.send(rest)
+                except BlockingIOError:
+                    sent = 0
+                # Asked again, it knows that this has been sent.
+                rest = rest[sent:] if sent < len(rest) else protocol.data_to_send(WRITE_SIZE)
+            self._on_taken()
+            if rest or protocol.eof_is_due:
+                self._leave_to_writer(rest)
         except _BROKEN as error:
             self._break(error)
         except Exception as error:
@@ -207,27 +215,22 @@ class Pump(Generic[_Endpoint]):
 
     def _take(self) -> bytes:
         data = self.protocol.data_to_send(WRITE_SIZE)
-        self._on_sent()
-        if self.protocol.wants_tick:
-            self._set_alarm()
+        self._on_taken()
         return data
 
-    def _flush(self) -> None:
-        rest = self._take()
-        raw = self._transport.socket
-        if rest and raw is not None:
-            try:
-                sent = raw.send(rest)
-            except BlockingIOError:
-                sent = 0
-            rest = rest[sent:] or self._take()
-        if rest or self.protocol.eof_is_due:
-            self._rest = rest
-            self._is_writing = True
-            if self._writer is None:
-                self._writer = self._engine.start(self._write)
-            elif self._parked is not None:
-                wake(self._parked)
+    def _on_taken(self) -> None:
+        if self._on_sent is not None:
+            self._on_sent()
+        if self.protocol.wants_tick:
+            self._set_alarm()
+
+    def _leave_to_writer(self, rest: bytes) -> None:
+        self._rest = rest
+        self._is_writing = True
+        if self._writer is None:
+            self._writer = self._engine.start(self._write)
+        elif self._parked is not None:
+            wake(self._parked)
 
     async def _write(self) -> None:
         """Send what waits, and say goodbye at the end."""

@@ -208,7 +208,8 @@ class Endpoint(Generic[_Event]):
         self._pongs = 0
         self._sent = self._handed
         data = self._output.take(max_bytes)
-        self._handed += len(data)
+        if data:
+            self._handed += len(data)
         return data
 
     @property
