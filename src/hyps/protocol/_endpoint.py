@@ -48,6 +48,9 @@ class State(enum.Enum):
     #: What is queued is still sent; what arrives is discarded.
     CLOSED = "closed"
 
+    # Enum's own is a function in Python, which each frame would call.
+    __hash__ = object.__hash__
+
 
 class Endpoint(Generic[_Event]):
     """One end of one connection, without I/O."""

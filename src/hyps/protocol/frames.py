@@ -106,9 +106,12 @@ class FrameDecoder:
 
         :raises RemoteProtocolError: a length is out of bounds, or the preface is wrong
         """
+        # Per frame, and once more where there is none.
+        data = self._data
+        if not data:
+            return None
         if self._in_preface and not self._take_preface():
             return None
-        data = self._data
         if self._missing:
             if not self._go_on(data):
                 return None
@@ -147,11 +150,11 @@ class FrameDecoder:
             # As objects, small parts would take many times their bytes.
             self._parts.append(bytearray(part))
         self._missing -= len(part)
-        if self._missing:
+        if len(part) == len(data):
             self._data = b""
-            return False
-        self._position = len(part)
-        return True
+        else:
+            self._position = len(part)
+        return not self._missing
 
     def _length(self, head: bytes | bytearray) -> int:
         length = int.from_bytes(head, "big")
