@@ -180,13 +180,17 @@ class Pump(Generic[_Endpoint]):
                 self._on_violation(error)
                 self._on_violation = None
         state = self.protocol.state
+        if self._is_opening or state is not State.OPEN:
+            self._on_state(state)
+        self._engine.flush()
+
+    def _on_state(self, state: State) -> None:
         if state in (State.CLOSED, State.DRAINING):
             self._linger()
         elif self._is_opening and state is not State.OPENING:
             # The alarm is for the time to open.
             self._is_opening = False
             self._set_alarm()
-        self._engine.flush()
 
     # Sending
 

@@ -155,12 +155,13 @@ class Endpoint(Generic[_Event]):
             peer is told by what is queued now. Send it, half-close, and discard what comes until
             the peer has closed too.
         """
+        events = self._events
         while True:
-            if self._events:
-                event = self._events[self._told]
+            if events:
+                event = events[self._told]
                 self._told += 1
-                if self._told == len(self._events):
-                    self._events.clear()
+                if self._told == len(events):
+                    events.clear()
                     self._told = 0
                 return event
             if self._error is not None:
@@ -173,11 +174,14 @@ class Endpoint(Generic[_Event]):
 
     def _advance(self) -> bool:
         """Look at the next frame; False if there is none."""
-        if self._state is State.CLOSED:
+        state = self._state
+        if state is State.CLOSED:
             return False
-        if self._state is State.GREETED and self._wire.is_eager:
+        wire = self._wire
+        if state is State.GREETED and wire.is_eager:
             return False
-        frame = self._wire.next_frame()
+        frame = wire.next_frame()
+        # The wire is another one when it was not known before.
         if self._wire.has_output:
             self._output.wake()
         if frame is None:
@@ -187,13 +191,13 @@ class Endpoint(Generic[_Event]):
                 self._events.append(Closed(clean))
             return self._at_eof
         kind, body = frame
-        handler = self._TABLE[self._state].get(kind)
+        handler = self._TABLE[state].get(kind)
         if handler is not None:
             handler(self, body)
-        elif kind < FIRST_IGNORABLE or self._state not in (State.OPEN, State.DRAINING):
+        elif kind < FIRST_IGNORABLE or state not in (State.OPEN, State.DRAINING):
             raise RemoteProtocolError(
                 f"{_kind_name(kind)} from the {self._PEER}, which the state "
-                f"{self._state.value!r} does not allow"
+                f"{state.value!r} does not allow"
             )
         return True
 
