@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from .errors import RemoteProtocolError
 from .frames import PREFACE, VERSION, FrameDecoder, frame_head, pack_head
-from .limits import FRAME_WORK
+from .limits import FRAME_SIZE, FRAME_WORK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -119,6 +119,11 @@ class Wire(ABC):
         return math.inf
 
 
+#: Kind, body and bytes of the frame that was encoded last. What is published goes to all sessions
+#: of a hub in the same body, and so in the same frame.
+_last: Final = [(0, b"", b"")]
+
+
 class NativeWire(FrameDecoder, Wire):
     """The native wire, see :mod:`.frames`.
 
@@ -141,7 +146,12 @@ class NativeWire(FrameDecoder, Wire):
         # Per small delivery at the hub.
         if self._sends_preface:
             return super().encode_one(kind, body)
-        return pack_head(len(body) + 1, kind) + body
+        last_kind, last_body, frame = _last[0]
+        if body is not last_body or kind != last_kind:
+            frame = pack_head(len(body) + 1, kind) + body
+            if len(body) <= FRAME_SIZE:
+                _last[0] = (kind, body, frame)
+        return frame
 
 
 class UnknownWire(Wire):
