@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from .errors import RemoteProtocolError
 from .frames import PREFACE, VERSION, FrameDecoder, frame_head, pack_head
-from .limits import FRAME_SIZE, FRAME_WORK
+from .limits import FRAME_WORK
+from .records import MERGED_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -149,7 +150,7 @@ class NativeWire(FrameDecoder, Wire):
         last_kind, last_body, frame = _last[0]
         if body is not last_body or kind != last_kind:
             frame = pack_head(len(body) + 1, kind) + body
-            if len(body) <= FRAME_SIZE:
+            if len(body) <= MERGED_SIZE:
                 _last[0] = (kind, body, frame)
         return frame
 
