@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..systems.base import System
 
 #: Seconds without an awaited message after which it counts as lost.
-PATIENCE: Final = 3.0
+PATIENCE: Final = 10.0
 
 UVLOOP: Final = ("uvloop",)
 EVERY_LOOP: Final = ("uvloop", "asyncio", "trio")
