@@ -133,10 +133,14 @@ class Link:
     def send(self) -> None:
         """Move what the client has to send, and let the session handle it."""
         while data := self.client.data_to_send():
-            self.server.receive_data(data)
-            while (event := self.server.next_event()) is not NEED_DATA:
-                if isinstance(event, Hello):
-                    self.server.accept()
+            self.handle(data)
+
+    def handle(self, data: bytes) -> None:
+        """Let the session handle what the client has sent."""
+        self.server.receive_data(data)
+        while (event := self.server.next_event()) is not NEED_DATA:
+            if isinstance(event, Hello):
+                self.server.accept()
 
     def receive(self) -> None:
         """Move what the session has to send, and let the client handle it."""

@@ -139,11 +139,15 @@ def measure(case: Case) -> dict[str, float]:
         for name, at_once in (("read", False), ("read many", True)):
             found[name] += _read(list(map(_anew, subscriber.batches)), at_once=at_once)
 
+        sent: list[bytes] = []
+
         def publish_singly() -> None:
             for channel, data in window:  # noqa: B023
                 publisher.client.publish(channel, data)
+            sent.append(publisher.client.data_to_send())  # noqa: B023
 
         found["publish singly"] += count(publish_singly)
+        publisher.handle(sent.pop())
         publisher.send()
         subscriber.receive()
         publisher.receive()

@@ -15,7 +15,7 @@ from benchmarks.count import CASES, STEPS, measure
 BOUNDS = {
     # Encoding, message by message; with a new channel each time that is looked up too.
     "publish": (3.3, 7.2),
-    "publish singly": (11.2, 11.2),
+    "publish singly": (10.2, 12.2),
     # At the hub, per set of subscribers but for the scan and the look-up of a run.
     "route": (1.3, 7.3),
     # To the subscriber's protocol, per run but for the scan.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from ._endpoint import Endpoint, State
 from ._json import Fields, dump
 from ._operations import Operations
-from ._output import OutputQueue
 from ._position import format_position, is_position, parse_position
+from ._requests import Requests
 from .errors import InvalidChannel, MessageTooLarge, RemoteProtocolError
 from .events import (
     Acked,
@@ -122,7 +122,8 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         wire: Wire | None = None,
     ) -> None:
         wire = wire or NativeWire(MAX_OPENING_FRAME, preface=False)
-        super().__init__(limits or Limits(), wire, OutputQueue(wire, on_output))
+        self._requests = Requests(wire, on_output)
+        super().__init__(limits or Limits(), wire, self._requests)
         self._welcome: Welcome | None = None
         self._operations = Operations()
         # Channels whose messages are handed out. Those of others are ignored: what arrives for a
@@ -163,8 +164,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
             data = encode_data(data)
         if len(data) > welcome.max_message:
             raise _too_large(data, welcome)
-        head = pack_length(len(prefix) + len(data) + 1)
-        self._output.put(Kind.PUBLISH, b"".join((head, prefix, data, b"\n")), 1)
+        self._requests.publish(prefix, data)
         return self._operations.begin_single(Kind.PUBLISH_ACK)
 
     def publish_many(
@@ -197,8 +197,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
 
         :return: for each frame its records, and how many they are
         """
-        # Half of what it may have, so that the last message rarely is too much.
-        batch_size = min(BATCH_SIZE, welcome.max_frame // 2)
+        batch_size = self._requests.batch_size
         most = min(_CHUNK_RECORDS, welcome.max_in_flight)
         max_message = welcome.max_message
         max_prefix = welcome.max_channel + 1
@@ -397,7 +396,10 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         )
         self._state = State.OPEN
         self._welcome = welcome
-        self._output.room = welcome.max_in_flight
+        self._requests.room = welcome.max_in_flight
+        # Half of what it may have, so that the last message rarely is too much.
+        self._requests.batch_size = min(BATCH_SIZE, max_frame // 2)
+        self._requests.most = min(MANY_RECORDS, welcome.max_in_flight)
         self._heartbeat = welcome.heartbeat
         self._wire.max_frame = max_frame
         self._output.frame_size = min(MERGED_SIZE, max_frame - 1)
