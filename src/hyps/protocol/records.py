@@ -165,10 +165,31 @@ def cut(data: bytes) -> tuple[bytes, list[bytes]] | None:
     last = data.rfind(prefix)
     if last + _LENGTH.unpack_from(data, last - 4)[0] != end:
         return None
+    if (equal := _cut_equal(data, size, 4 + len(prefix))) is not None:
+        return prefix, equal
     contents = split(data, prefix)
     # What is encoded otherwise has the prefix in a message, or is malformed.
     is_whole = _encode_run(prefix, contents, list(map(len, contents))) == data
     return (prefix, contents) if is_whole else None
+
+
+def _cut_equal(data: bytes, size: int, head: int) -> list[bytes] | None:
+    """Cut records that differ in nothing but their messages, if they are such.
+
+    :param size: bytes of each
+    :param head: bytes before its message
+    """
+    count, rest = divmod(len(data), size)
+    if rest or data[size - 1 :: size] != b"\n" * count:
+        return None
+    if any(data[place::size] != data[place : place + 1] * count for place in range(head)):
+        return None
+    return [content for (content,) in _message(head, size - head - 1).iter_unpack(data)]
+
+
+@lru_cache(256)
+def _message(head: int, length: int) -> Struct:
+    return Struct(f"{head}x{length}sx")
 
 
 def scan(data: bytes, position: int = 0, *, whole: bool = True) -> Iterator[tuple[bytes, int, int]]:
