@@ -31,10 +31,12 @@ _STYLE: Final = """
   .title { font-size: 16px; font-weight: 600; }
   .note { font-size: 11.5px; fill: #59636e; }
   .s0 { fill: #0969da; } .s1 { fill: #bf8700; } .s2 { fill: #8c959f; }
+  .s3 { fill: #57606a; }
   @media (prefers-color-scheme: dark) {
     text { fill: #e6edf3; }
     .note { fill: #9198a1; }
-    .s0 { fill: #4493f8; } .s1 { fill: #d29922; } .s2 { fill: #6e7681; }
+    .s0 { fill: #4493f8; } .s1 { fill: #d29922; } .s2 { fill: #9198a1; }
+    .s3 { fill: #656c76; }
   }
 """
 
@@ -79,7 +81,7 @@ class _Chart:
         for index, system in enumerate(SYSTEMS):
             yield f'<rect class="s{index}" x="{x}" y="51" width="11" height="11" rx="2"/>'
             yield f'<text x="{x + 16}" y="61">{escape(system.name)}</text>'
-            x += 90
+            x += 36 + 7 * len(system.name)
 
     def _groups(self) -> Iterator[str]:
         indexes = {system.name: index for index, system in enumerate(SYSTEMS)}
