@@ -138,6 +138,9 @@ def _encode_run(prefix: bytes, contents: list[bytes], sizes: list[int]) -> bytes
     # What stands between two messages is made once for each size, of which there are few.
     rest = len(prefix) + 1
     boundaries = {size: b"\n%b%b" % (pack_length(size + rest), prefix) for size in set(sizes)}
+    if len(boundaries) == 1:
+        [boundary] = boundaries.values()
+        return b"".join((boundary[1:], boundary.join(contents), b"\n"))
     parts = [b"\n"] * (2 * len(contents) + 1)
     parts[:-1:2] = map(boundaries.__getitem__, sizes)
     parts[1::2] = contents
