@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from protocol.pair import (
     Pair,
     connect,
@@ -551,3 +553,48 @@ def test_channels_may_come_and_go_without_end() -> None:
     assert pair.server.channels == pair.broker.channels == 2
     pair.server.close()
     assert pair.server.channels == pair.broker.channels == 0
+
+
+_begun = st.tuples(st.just("publish"), st.sampled_from("ab"), st.integers(0, 40)) | st.sampled_from(
+    [("publish_many", "ba", 2), ("subscribe", "c", 0), ("unsubscribe", "c", 0), ("send", "", 0)]
+)
+
+
+@given(st.lists(_begun, max_size=40), st.sampled_from([1, 2, 3, 1000]))
+def test_what_is_published_one_by_one_keeps_its_place(
+    operations: list[tuple[str, str, int]], most: int
+) -> None:
+    """It is encoded when it leaves, together with its neighbours."""
+    client = open_client(max_in_flight=most)
+    wanted: list[tuple[Kind, str, bytes]] = []
+    found: list[tuple[Kind, str, bytes]] = []
+
+    def send() -> None:
+        while sent := output(client):
+            for kind, body in sent:
+                entries = [(Kind(kind), *record) for record in records(body)]
+                assert len(entries) <= most
+                found.extend(entries)
+                for _, channel, _ in entries:
+                    granted = encode(channel, b"kg:0")
+                    answer = granted if kind == Kind.SUBSCRIBE else b"k"
+                    receive(client, encode_frame(kind + 1, answer))
+
+    for name, channels, size in operations:
+        data = bytes(size)
+        pairs = [(channel, data) for channel in channels]
+        match name:
+            case "publish":
+                client.publish(channels, data)
+                wanted.append((Kind.PUBLISH, channels, data))
+            case "publish_many":
+                client.publish_many(pairs)
+                wanted += [(Kind.PUBLISH, *pair) for pair in pairs]
+            case "send":
+                send()
+            case _:
+                getattr(client, name)([channels])
+                wanted.append((Kind[name.upper()], channels, b""))
+    send()
+    assert found == wanted
+    assert client.unanswered == client.in_flight == client.backlog == 0
