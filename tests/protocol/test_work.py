@@ -19,7 +19,7 @@ BOUNDS = {
     # At the hub, per set of subscribers but for the scan and the look-up of a run.
     "route": (1.3, 7.3),
     # To the subscriber's protocol, per run but for the scan.
-    "deliver": (0.3, 6.3),
+    "deliver": (0.3, 6.2),
     "take ACKs": (0.3, 0.3),
     # In the subscription, from getting messages to the user's hands.
     "read": (1.2, 2.2),

@@ -10,7 +10,7 @@ from ._output import OutputQueue
 from ._position import format_position
 from .frames import Kind
 from .limits import PASS_WORK, Limits
-from .records import BATCH_SIZE, decode_channel, pack, scan
+from .records import BATCH_SIZE, decode_channel, find_runs, pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -250,7 +250,6 @@ class Broker:
         :raises MalformedRecord: if a record is not well-formed, or nobody holds its channel and
             that is not UTF-8
         """
-        get = self._channels.get
         most = self.work + PASS_WORK
         taken = 0
         # What was taken and not handed out yet: its start, its channels, and who holds them.
@@ -258,9 +257,10 @@ class Broker:
         members: list[tuple[Channel, int]] = []
         outboxes: tuple[Outbox, ...] = ()
         try:
+            names, stops, counts, error = find_runs(data, position, most=PASS_WORK)
             # Per run, and so per record where no two neighbours are of one channel.
-            for name, stop, count in scan(data, position):
-                channel = get(name)
+            found = map(self._channels.get, names)
+            for channel, name, stop, count in zip(found, names, stops, counts, strict=True):
                 if channel is None or stop - position > self._whole_run:
                     self._hand_out(outboxes, data[start:position], members)
                     members = []
@@ -279,6 +279,9 @@ class Broker:
                 position = stop
                 if taken + self.work >= most:
                     break
+            else:
+                if error is not None:
+                    raise error
         finally:
             self._hand_out(outboxes, data[start:position], members)
         return position

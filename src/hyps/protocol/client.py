@@ -39,6 +39,7 @@ from .records import (
     encode_all,
     encode_channel,
     encode_data,
+    find_runs,
     pack,
     pack_length,
     pack_names,
@@ -498,24 +499,22 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         channel.count = count
 
     def _on_messages(self, body: bytes) -> None:
-        # Per run. What is per message is in cut() and scan().
         if not body:
             raise RemoteProtocolError("MESSAGES: no records")
-        get = self._channels.get
         contents: list[bytes] | None = None
-        found: Iterable[tuple[bytes, int, int]]
         if (whole := cut(body)) is None:
-            found = scan(body)
+            names, stops, counts, error = find_runs(body)
         else:
             prefix, contents = whole
-            found = [(prefix[:-1], len(body), len(contents))]
+            names, stops, counts, error = [prefix[:-1]], [len(body)], [len(contents)], None
         batches: list[Run | Batch] = []
         # Neighbours that are wanted, and where they start.
         parts: list[tuple[str, int, int]] = []
         start = 0
         try:
-            for name, stop, count in found:
-                channel = get(name)
+            # Per run, and so per message where no two neighbours are of one channel.
+            found = map(self._channels.get, names)
+            for channel, name, stop, count in zip(found, names, stops, counts, strict=True):
                 if channel is not None:
                     if channel.count > MAX_COUNT - count:
                         raise RemoteProtocolError("MESSAGES: more than can be counted")
@@ -527,6 +526,8 @@ class ClientProtocol(Endpoint[_ClientOnly]):
                         batches.append(join(body, start, parts))
                         parts = []
                     start = stop
+            if error is not None:
+                raise error
         finally:
             if parts:
                 batches.append(join(body, start, parts, contents))

@@ -11,10 +11,12 @@ after it (look-up, copy, count, queue) is done once a run and not once a record.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from functools import lru_cache
+from itertools import repeat
 from struct import Struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .errors import InvalidChannel, MalformedRecord
 from .runs import SMALL, Run, split
@@ -195,7 +197,24 @@ def _message(head: int, length: int) -> Struct:
     return Struct(f"{head}x{length}sx")
 
 
-def scan(data: bytes, position: int = 0, *, whole: bool = True) -> Iterator[tuple[bytes, int, int]]:
+class Runs(NamedTuple):
+    """The runs of records, one after the other.
+
+    :param names: of each its channel
+    :param stops: the offset behind it
+    :param counts: the number of its records
+    :param error: what is wrong behind the last one, if that is why they end
+    """
+
+    names: list[bytes]
+    stops: list[int]
+    counts: list[int]
+    error: MalformedRecord | None
+
+
+def find_runs(
+    data: bytes, position: int = 0, *, whole: bool = True, most: int = sys.maxsize
+) -> Runs:
     r"""Check records and find their runs.
 
     Of each record the length, the first ``\n`` and the last byte are checked. Whether a channel
@@ -203,59 +222,101 @@ def scan(data: bytes, position: int = 0, *, whole: bool = True) -> Iterator[tupl
 
     :param data: concatenated records
     :param position: where the first starts
-    :param whole: a record that is cut off at the end is malformed; else the scan ends before it
-    :return: for each run its channel, the offset behind it and the number of its records
-    :raises MalformedRecord: after everything before the malformed record was given
+    :param whole: a record that is cut off at the end is malformed; else they end before it
+    :param most: end with the run in which there are so many records
     """
-    # Per record: the inner loop. Per run: the rest, which is per record too where no two neighbours
-    # are of one channel.
+    # Per record, where no two neighbours are of one channel, and so without a call that could be
+    # spared.
     unpack = _LENGTH.unpack_from
     find = data.find
-    starts_with = data.startswith
     end = len(data)
-    while position < end:
+    names: list[bytes] = []
+    stops: list[int] = []
+    counts: list[int] = []
+    error: MalformedRecord | None = None
+    first = position
+    last = b""
+    for _ in repeat(None, most):
+        if position >= end:
+            break
         start = position + 4
         if start > end:
             if whole:
-                raise MalformedRecord("a record is cut off in its length")
-            return
+                error = MalformedRecord("a record is cut off in its length")
+            break
         stop = start + unpack(data, position)[0]
         newline = find(b"\n", start, stop - 1)
         if newline <= start or stop > end or data[stop - 1] != _NEWLINE:
-            if stop > end and stop - start >= 3 and not whole:
-                return
-            raise _malformed(data, start, stop, newline)
+            if whole or stop <= end or stop - start < 3:
+                error = _malformed(data, start, stop, newline)
+            break
         name = data[start:newline]
-        count = 1
-        if starts_with(name, stop + 4):
-            # A boundary is the last byte of one record with the length and the channel of the
-            # next. One unpack for all of it is what makes this fast.
-            prefix = name + b"\n"
-            size = len(prefix)
-            boundary = _boundary(size)
-            final = min(position + BATCH_SIZE - 2, end - 5 - size)
-            last = min(position + MERGED_SIZE - 2, final)
-            edge = before = stop - 1
-            while True:
-                while edge <= last:
-                    newline_byte, length, found = boundary(data, edge)
-                    if newline_byte != b"\n" or found != prefix or length <= size:
-                        break
-                    count += 1
-                    before = edge
-                    edge += 4 + length
-                else:
-                    if last < final and count < MANY_RECORDS:
-                        last = min(last + MERGED_SIZE, final)
-                        continue
+        if name == last and position - first < BATCH_SIZE:
+            stop, count = _go_on(data, first, stop, name)
+            counts[-1] += count
+            stops[-1] = stop
+            last = b""
+            most -= counts[-1]
+            if most <= 0:
                 break
-            if edge >= end or data[edge] != _NEWLINE:
-                # The outer loop says what is wrong with the last one.
-                count -= 1
-                edge = before
-            stop = edge + 1
-        yield name, stop, count
+        else:
+            names.append(name)
+            stops.append(stop)
+            counts.append(1)
+            first = position
+            last = name
         position = stop
+    return Runs(names, stops, counts, error)
+
+
+def _go_on(data: bytes, first: int, stop: int, name: bytes) -> tuple[int, int]:
+    """Follow a run from its second record on.
+
+    :param first: where the run starts
+    :param stop: the offset behind its second record
+    :return: the offset behind the run, and the number of its records but for the first
+    """
+    # A boundary is the last byte of one record with the length and the channel of the next. One
+    # unpack for all of it is what makes this fast.
+    prefix = name + b"\n"
+    size = len(prefix)
+    boundary = _boundary(size)
+    end = len(data)
+    final = min(first + BATCH_SIZE - 2, end - 5 - size)
+    last = min(first + MERGED_SIZE - 2, final)
+    edge = before = stop - 1
+    count = 1
+    while True:
+        # Per record.
+        while edge <= last:
+            newline, length, found = boundary(data, edge)
+            if newline != b"\n" or found != prefix or length <= size:
+                break
+            count += 1
+            before = edge
+            edge += 4 + length
+        else:
+            if last < final and count < MANY_RECORDS:
+                last = min(last + MERGED_SIZE, final)
+                continue
+        break
+    if edge >= end or data[edge] != _NEWLINE:
+        # Whoever looks at the last one by itself says what is wrong with it.
+        return before + 1, count - 1
+    return edge + 1, count
+
+
+def scan(data: bytes, position: int = 0) -> Iterator[tuple[bytes, int, int]]:
+    """Give for each run its channel, the offset behind it and the number of its records.
+
+    :param data: concatenated records
+    :param position: where the first starts
+    :raises MalformedRecord: after everything before the malformed record was given
+    """
+    found = find_runs(data, position)
+    yield from zip(found.names, found.stops, found.counts, strict=True)
+    if found.error is not None:
+        raise found.error
 
 
 def _malformed(data: bytes, start: int, stop: int, newline: int) -> MalformedRecord:
@@ -351,12 +412,15 @@ class RecordDecoder:
     def _take(self) -> None:
         buffer = bytes(self._buffer)
         position = 0
-        for name, stop, count in scan(buffer, whole=False):
+        names, stops, counts, error = find_runs(buffer, whole=False)
+        for name, stop, count in zip(names, stops, counts, strict=True):
             run = Run(decode_channel(name), buffer[position:stop], count)
             if stop - position > self._max_record:
                 self._check_sizes(run)
             self._runs.append(run)
             position = stop
+        if error is not None:
+            raise error
         del self._buffer[:position]
         self._wanted = 4
         if len(buffer) - position >= 4:

@@ -13,7 +13,7 @@ from .errors import ErrorCode, RemoteProtocolError
 from .events import Hello, Taken
 from .frames import PREFACE, Kind
 from .limits import MAX_OPENING_FRAME, MAX_REASON, PASS_WORK
-from .records import MERGED_SIZE, decode_channel, pack, pack_names, scan, unpack_names
+from .records import MERGED_SIZE, decode_channel, find_runs, pack, pack_names, unpack_names
 from .wire import NativeWire, UnknownWire
 
 if TYPE_CHECKING:
@@ -262,12 +262,16 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         """Take records run by run."""
         taken = 0
         most = self._broker.work + PASS_WORK
-        for name, stop, count in scan(body, position):
+        names, stops, counts, error = find_runs(body, position, most=PASS_WORK)
+        for name, stop, count in zip(names, stops, counts, strict=True):
             codes.append(take(body, position, stop, name, count))
             taken += count
             position = stop
             if taken + self._broker.work >= most:
                 break
+        else:
+            if error is not None:
+                raise error
         return position
 
     def _check_owed(self) -> None:
