@@ -6,10 +6,11 @@ import math
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from ._channels import Channel, fresh
 from ._endpoint import Endpoint, State
 from ._json import Fields, dump
 from ._operations import Operations
-from ._position import format_position, is_position, parse_position
+from ._position import is_position, parse_position
 from ._requests import Requests
 from .errors import InvalidChannel, MessageTooLarge, RemoteProtocolError
 from .events import (
@@ -75,17 +76,6 @@ def _encode_prefix(channel: str) -> bytes:
     return encode_channel(channel) + b"\n"
 
 
-class _Channel:
-    """A subscribed channel and where it stands."""
-
-    __slots__ = ("count", "generation", "name")
-
-    def __init__(self, name: str, generation: bytes, count: int) -> None:
-        self.name = name
-        self.generation = generation
-        self.count = count
-
-
 def _nothing() -> None:
     pass
 
@@ -129,7 +119,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         self._operations = Operations()
         # Channels whose messages are handed out. Those of others are ignored: what arrives for a
         # channel after its UNSUBSCRIBE was queued is nobody's.
-        self._channels: dict[bytes, _Channel] = {}
+        self._channels: dict[bytes, Channel] = {}
         # Channels with a SUBSCRIBE on its way: the ids of the first and the last one since the
         # last UNSUBSCRIBE, as the first answer among theirs that grants the channel makes it
         # known; and where it stood before, if that is to be compared.
@@ -303,7 +293,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         :return: None if the channel is not subscribed
         """
         found = self._channels.get(channel.encode())
-        return None if found is None else format_position(found.generation, found.count)
+        return None if found is None else found.position
 
     @property
     def counts_losses(self) -> bool:
@@ -468,13 +458,16 @@ class ClientProtocol(Endpoint[_ClientOnly]):
                     if granted or last == operation.number:
                         del joining[channel]
                     if granted:
-                        self._channels[name] = _Channel(channel, generation, count)
+                        self._channels[name] = (
+                            Channel(channel, generation, count) if count else fresh(generation)
+                        )
                         if before:
-                            known = _Channel(channel, *parse_position(before))
+                            known = Channel(channel, *parse_position(before))
                             self._on_position(known, generation, count, "reconnect")
                 elif granted and name in self._channels and self.counts_losses:
                     # Subscribed before; the answer says where it stands, which is known.
-                    self._on_position(self._channels[name], generation, count, "hub")
+                    known = self._channels[name].own(name, self._channels)
+                    self._on_position(known, generation, count, "hub")
                 if position == len(body):
                     return position
             if len(codes) < operation.unanswered:
@@ -488,7 +481,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         return position
 
     def _on_position(
-        self, channel: _Channel, generation: bytes, count: int, reason: GapReason
+        self, channel: Channel, generation: bytes, count: int, reason: GapReason
     ) -> None:
         """Compare where a channel stands with what was handed out of it."""
         if generation != channel.generation or count < channel.count:
@@ -517,7 +510,10 @@ class ClientProtocol(Endpoint[_ClientOnly]):
             for channel, name, stop, count in zip(found, names, stops, counts, strict=True):
                 if channel is not None:
                     if channel.count > MAX_COUNT - count:
-                        raise RemoteProtocolError("MESSAGES: more than can be counted")
+                        # Or it is the first message.
+                        channel = channel.own(name, self._channels)
+                        if channel.count > MAX_COUNT - count:
+                            raise RemoteProtocolError("MESSAGES: more than can be counted")
                     channel.count += count
                     parts.append((channel.name, stop, count))
                 else:
@@ -539,7 +535,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
             generation, count = parse_position(position)
             channel = self._channels.get(name)
             if channel is not None:
-                self._on_position(channel, generation, count, "hub")
+                self._on_position(channel.own(name, self._channels), generation, count, "hub")
 
     def _on_goaway(self, body: bytes) -> None:
         fields = Fields("GOAWAY", body)
