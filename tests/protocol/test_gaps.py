@@ -6,11 +6,20 @@ import math
 from typing import TYPE_CHECKING
 
 import pytest
-from protocol.pair import Pair, connect, open_client, open_server, output, receive
+from protocol.pair import (
+    Pair,
+    connect,
+    expect_violation,
+    open_client,
+    open_server,
+    output,
+    receive,
+)
 
 from hyps.protocol import (
     Acked,
     Broker,
+    ClientProtocol,
     Closed,
     Gap,
     Kind,
@@ -20,6 +29,7 @@ from hyps.protocol import (
     encode,
     encode_frame,
 )
+from hyps.protocol.limits import MAX_COUNT
 
 if TYPE_CHECKING:
     from protocol.pair import Event
@@ -379,3 +389,103 @@ def test_hub_tells_the_position_to_a_session_that_asks_again() -> None:
     frame = encode_frame(Kind.SUBSCRIBE, encode("c", b""))
     receive(server, frame + encode_frame(Kind.PUBLISH, encode("c", b"1")) + frame)
     assert output(server)[-1] == (Kind.SUBSCRIBE_ACK, encode("c", b"kboot.0:1"))
+
+
+class TestQuiet:
+    """Channels in which nothing was published yet share what stands for them, until it was."""
+
+    def client(self) -> ClientProtocol:
+        client = open_client()
+        client.subscribe(["a", "b", "c"])
+        client.data_to_send()
+        answers = b"".join([encode(name, b"kx:0") for name in "abc"])
+        assert receive(client, encode_frame(Kind.SUBSCRIBE_ACK, answers)) == [Acked(range(1, 2))]
+        assert self.positions(client) == [b"x:0"] * 3
+        return client
+
+    def positions(self, client: ClientProtocol) -> list[bytes | None]:
+        return [client.position(name) for name in "abc"]
+
+    def test_first_message_is_counted_in_its_channel_alone(self) -> None:
+        client = self.client()
+        for number in range(1, 4):
+            assert receive(client, encode_frame(Kind.MESSAGES, encode("b", b""))) == [got("b", b"")]
+            assert self.positions(client) == [b"x:0", b"x:%d" % number, b"x:0"]
+        both = encode("c", b"1") + encode("c", b"2") + encode("a", b"")
+        [event] = receive(client, encode_frame(Kind.MESSAGES, both))
+        assert isinstance(event, Messages)
+        assert [(run.channel, run.count) for run in event.runs] == [("c", 2), ("a", 1)]
+        assert self.positions(client) == [b"x:1", b"x:3", b"x:2"]
+
+    @pytest.mark.parametrize(
+        ("position", "missed"), [(b"x:0", 0), (b"x:7", 7), (b"y:0", None), (b"y:7", None)]
+    )
+    def test_first_gap_is_told_of_its_channel_alone(
+        self, position: bytes, missed: int | None
+    ) -> None:
+        client = self.client()
+        gaps = [] if missed == 0 else [Gap("b", missed, "hub")]
+        assert receive(client, encode_frame(Kind.GAP, encode("b", position))) == gaps
+        assert self.positions(client) == [b"x:0", position, b"x:0"]
+
+    def test_answer_to_another_subscribe_tells_what_was_missed(self) -> None:
+        client = self.client()
+        client.subscribe(["b"])
+        client.data_to_send()
+        answer = encode_frame(Kind.SUBSCRIBE_ACK, encode("b", b"kx:2"))
+        assert receive(client, answer) == [Gap("b", 2, "hub"), Acked(range(2, 3))]
+        assert self.positions(client) == [b"x:0", b"x:2", b"x:0"]
+
+    def test_channel_that_was_left_begins_anew(self) -> None:
+        client = self.client()
+        message = encode_frame(Kind.MESSAGES, encode("b", b""))
+        receive(client, message)
+        client.unsubscribe(["b"])
+        client.subscribe(["b"])
+        client.data_to_send()
+        assert receive(client, message) == []
+        assert self.positions(client) == [b"x:0", None, b"x:0"]
+        receive(client, encode_frame(Kind.UNSUBSCRIBE_ACK, b"k"))
+        receive(client, encode_frame(Kind.SUBSCRIBE_ACK, encode("b", b"ky:0")))
+        assert self.positions(client) == [b"x:0", b"y:0", b"x:0"]
+        assert receive(client, message) == [got("b", b"")]
+        assert self.positions(client) == [b"x:0", b"y:1", b"x:0"]
+
+    def test_two_clients_have_nothing_in_common(self) -> None:
+        client, other = self.client(), self.client()
+        receive(client, encode_frame(Kind.MESSAGES, encode("a", b"")))
+        assert self.positions(client) == [b"x:1", b"x:0", b"x:0"]
+        assert self.positions(other) == [b"x:0", b"x:0", b"x:0"]
+
+    def test_what_was_missed_between_two_connections_is_counted(self) -> None:
+        broker = Broker("boot")
+        names = [f"c{number}" for number in range(100)]
+        pair = connect(broker, *names)
+        other = connect(broker, *names)
+        positions = {name: pair.client.position(name) or b"" for name in names}
+        assert set(positions.values()) == {b"boot.0:0"}
+        pair.lose()
+        other.client.publish_many([("c7", b"1"), ("c9", b"1"), ("c7", b"2")])
+        other.pump()
+        back = Pair(broker)
+        back.client.subscribe(names, positions)
+        assert back.pump() == [
+            Gap("c7", 2, "reconnect"),
+            Gap("c9", 1, "reconnect"),
+            Acked(range(1, 2)),
+        ]
+        where = {name: back.client.position(name) for name in names}
+        assert where == positions | {"c7": b"boot.0:2", "c9": b"boot.0:1"}
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+def test_more_messages_than_can_be_counted_are_a_violation(left: int) -> None:
+    client = open_client()
+    client.subscribe(["c"])
+    client.data_to_send()
+    position = b"kx:%d" % (MAX_COUNT - left)
+    receive(client, encode_frame(Kind.SUBSCRIBE_ACK, encode("c", position)))
+    message = encode_frame(Kind.MESSAGES, encode("c", b""))
+    for _ in range(left):
+        assert receive(client, message) == [got("c", b"")]
+    assert expect_violation(client, message) == []

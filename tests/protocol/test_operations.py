@@ -540,6 +540,116 @@ def test_new_channels_are_answered_as_others_are(names: tuple[str, ...]) -> None
         assert pair.client.position(name) == (b"boot.0:1" if name == "c" else b"boot.0:0")
 
 
+#: So many that their answers are looked at together.
+MANY = [f"c{number}" for number in range(200)]
+
+
+def granted(*channels: str, position: bytes = b"x:0") -> bytes:
+    return b"".join([encode(channel, b"k" + position) for channel in channels])
+
+
+def client_of(*operations: list[str]) -> ClientProtocol:
+    client = open_client()
+    for channels in operations:
+        client.subscribe(channels)
+    client.data_to_send()
+    return client
+
+
+def held(client: ClientProtocol) -> list[str]:
+    return [name for name in MANY if client.position(name) == b"x:0"]
+
+
+@pytest.mark.parametrize("cut", [1, 20, 100, 199])
+def test_many_answers_may_come_in_parts(cut: int) -> None:
+    client = client_of(MANY)
+    assert receive(client, encode_frame(Kind.SUBSCRIBE_ACK, granted(*MANY[:cut]))) == []
+    assert held(client) == MANY[:cut]
+    assert client.in_flight == len(MANY) - cut
+    last = encode_frame(Kind.SUBSCRIBE_ACK, granted(*MANY[cut:]))
+    assert receive(client, last) == [Acked(range(1, 2))]
+    assert held(client) == MANY
+    assert client.in_flight == 0
+
+
+@pytest.mark.parametrize("cut", [1, 20, 100, 199])
+def test_many_answers_to_several_operations_may_come_together(cut: int) -> None:
+    client = client_of(MANY[:cut], MANY[cut:])
+    both = encode_frame(Kind.SUBSCRIBE_ACK, granted(*MANY))
+    assert answered(receive(client, both)) == [1, 2]
+    assert held(client) == MANY
+
+
+@pytest.mark.parametrize("index", [0, 1, 100, 199])
+@pytest.mark.parametrize("answer", [b"d", b"kx:1", b"ky:0"])
+def test_one_of_many_answers_may_differ(index: int, answer: bytes) -> None:
+    client = client_of(MANY)
+    name = MANY[index]
+    others = MANY[:index], MANY[index + 1 :]
+    answers = granted(*others[0]) + encode(name, answer) + granted(*others[1])
+    refused = Rejected(1, (Refusal(index, b"d", name),))
+    expected = [refused if answer == b"d" else Acked(range(1, 2))]
+    assert receive(client, encode_frame(Kind.SUBSCRIBE_ACK, answers)) == expected
+    assert held(client) == [*others[0], *others[1]]
+    assert client.position(name) == (answer[1:] or None)
+
+
+def test_many_answers_about_channels_that_were_named_twice() -> None:
+    client = client_of(MANY + MANY)
+    answers = encode_frame(Kind.SUBSCRIBE_ACK, granted(*MANY, *MANY))
+    assert receive(client, answers) == [Acked(range(1, 2))]
+    assert held(client) == MANY
+
+
+def test_many_answers_about_channels_of_which_some_were_left() -> None:
+    client = client_of(MANY)
+    client.unsubscribe(MANY[:50])
+    client.subscribe(MANY[:10])
+    client.data_to_send()
+    receive(client, encode_frame(Kind.SUBSCRIBE_ACK, granted(*MANY)))
+    assert held(client) == MANY[50:]
+    receive(client, encode_frame(Kind.UNSUBSCRIBE_ACK, b"k" * 50))
+    receive(client, encode_frame(Kind.SUBSCRIBE_ACK, granted(*MANY[:10])))
+    assert held(client) == [*MANY[:10], *MANY[50:]]
+
+
+def test_many_answers_about_channels_that_are_asked_for_again() -> None:
+    client = client_of(MANY, MANY)
+    answers = encode_frame(Kind.SUBSCRIBE_ACK, granted(*MANY))
+    assert receive(client, answers) == [Acked(range(1, 2))]
+    assert held(client) == MANY
+    assert receive(client, answers) == [Acked(range(2, 3))]
+    assert held(client) == MANY
+
+
+def test_more_answers_than_channels_are_a_violation() -> None:
+    client = client_of(MANY)
+    events = expect_violation(client, encode_frame(Kind.SUBSCRIBE_ACK, granted(*MANY, "one more")))
+    assert events == [Acked(range(1, 2))]
+
+
+@pytest.mark.parametrize("position", [b":0", b"x y:0", b"x" * 33 + b":0", b"\xe9:0"])
+def test_malformed_position_in_many_answers_is_a_violation(position: bytes) -> None:
+    client = client_of(MANY)
+    answers = encode_frame(Kind.SUBSCRIBE_ACK, granted(*MANY, position=position))
+    assert expect_violation(client, answers) == [Lost(range(1, 2))]
+
+
+@pytest.mark.parametrize("bad", ["", "a\nb", "\ud800"])
+def test_one_bad_name_among_many_is_found(bad: str) -> None:
+    client = open_client()
+    with pytest.raises(InvalidChannel):
+        client.subscribe([*MANY, bad, *MANY])
+    assert client.unanswered == 0
+
+
+def test_names_of_any_lengths() -> None:
+    names = ["é" * length for length in range(1, 40)]
+    pair = connect(Broker("boot"), *names, "plain", "plainer")
+    assert pair.server.channels == len(names) + 2
+    assert {pair.client.position(name) for name in names} == {b"boot.0:0"}
+
+
 def test_channels_may_come_and_go_without_end() -> None:
     pair = connect(Broker("boot"), "kept")
     for _ in range(100):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from ._position import format_position
+from ._position import format_position, parse_position
+from .errors import RemoteProtocolError
 from .limits import MAX_COUNT
-from .records import RECORD_OVERHEAD, encode_channel, pack_length
+from .records import RECORD_OVERHEAD, decode_channel, encode_channel, pack_length, scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+#: Answers from which on it is faster to look at all of them at once.
+_MANY: Final = 16
 
 
 class Channel:
@@ -96,3 +100,48 @@ def pack_chunks(
     for start in range(0, len(names), count):
         batch = names[start : start + count]
         yield pack_all(batch, data), len(batch)
+
+
+def answer_for(name: bytes, body: bytes, position: int) -> bytes:
+    """Give the answer in a record, which must be one for this channel."""
+    start = position + 5 + len(name)
+    stop = position + 4 + int.from_bytes(body[position : position + 4], "big")
+    if (
+        start < stop <= len(body)
+        and body.startswith(name + b"\n", position + 4)
+        and body.startswith(b"\n", stop - 1)
+    ):
+        if stop - start == 1:
+            raise RemoteProtocolError("SUBSCRIBE_ACK: no code")
+        return body[start : stop - 1]
+    decode_channel(next(scan(body, position))[0])
+    raise RemoteProtocolError("SUBSCRIBE_ACK: for another channel")
+
+
+def find_granted(
+    channels: list[str], start: int, most: int, body: bytes, position: int
+) -> tuple[list[bytes], bytes, int] | None:
+    """Look for answers by which many channels are subscribed in which nothing was published yet.
+
+    :param channels: what is answered, from an index on, and how many at most
+    :param position: where the first answer starts
+    :return: the channels' names, the generation that they have in common, and the offset behind
+        the last answer; None if the answers are to be looked at one by one
+    """
+    newline = body.find(b"\n", position + 4)
+    tail = body[newline : body.find(b"\n", newline + 1) + 1]
+    if not (tail.startswith(b"\nk") and tail.endswith(b":0\n")):
+        return None
+    # No more than there can be, as they are encoded for each frame.
+    most = min(most, (len(body) - position) // (len(tail) + 5))
+    names = encode_channels(channels[start : start + most])
+    size = sum(map(len, names)) + len(names) * (4 + len(tail))
+    count = body.count(tail, position, position + size)
+    if count < _MANY:
+        return None
+    del names[count:]
+    answers = pack_all(names, tail[1:-1])
+    if not body.startswith(answers, position):
+        return None
+    generation, _ = parse_position(tail[2:-1])
+    return names, generation, position + len(answers)

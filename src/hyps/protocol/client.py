@@ -6,10 +6,17 @@ import math
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from ._channels import Channel, fresh
+from ._channels import (
+    Channel,
+    answer_for,
+    encode_channels,
+    find_granted,
+    fresh,
+    pack_chunks,
+)
 from ._endpoint import Endpoint, State
 from ._json import Fields, dump
-from ._operations import Operations
+from ._operations import Operation, Operations
 from ._position import is_position, parse_position
 from ._requests import Requests
 from .errors import InvalidChannel, MessageTooLarge, RemoteProtocolError
@@ -43,7 +50,6 @@ from .records import (
     find_runs,
     pack,
     pack_length,
-    pack_names,
     scan,
 )
 from .runs import Run, join
@@ -248,17 +254,23 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         before = positions or {}
         if not all(map(is_position, before.values())):
             raise ValueError("positions are what position() gave")
+        most = min(_CHUNK_RECORDS, welcome.max_in_flight)
+        chunks: Iterable[tuple[bytes, int]]
         if before:
             pairs = zip(names, channels, strict=True)
             records = [pack(name, before.get(channel, b"")) for name, channel in pairs]
+            chunks = self._output.cut(records, most)
         else:
-            records = pack_names(names)
-        operation = self._put_records(Kind.SUBSCRIBE, Kind.SUBSCRIBE_ACK, records, channels)
+            chunks = pack_chunks(names, b"", self._output.frame_size, most)
+        operation = self._put(Kind.SUBSCRIBE, Kind.SUBSCRIBE_ACK, chunks, channels)
         if operation is None:
             return None
         known, joining = self._channels, self._joining
         # One for all that have nothing of their own.
         joined = (operation, operation, b"")
+        if not before and not joining and known.keys().isdisjoint(names):
+            self._joining = dict.fromkeys(channels, joined)
+            return operation
         for name, channel in zip(names, channels, strict=True):
             if name not in known:
                 if channel in joining:
@@ -281,7 +293,9 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         welcome = self._check_open("unsubscribe()")
         channels = list(channels)
         names = self._encode_channels(welcome, channels)
-        operation = self._put_records(Kind.UNSUBSCRIBE, Kind.UNSUBSCRIBE_ACK, pack_names(names))
+        most = min(_CHUNK_RECORDS, welcome.max_in_flight)
+        chunks = pack_chunks(names, b"", self._output.frame_size, most)
+        operation = self._put(Kind.UNSUBSCRIBE, Kind.UNSUBSCRIBE_ACK, chunks)
         for channel, name in zip(channels, names, strict=True):
             self._channels.pop(name, None)
             self._joining.pop(channel, None)
@@ -340,30 +354,23 @@ class ClientProtocol(Endpoint[_ClientOnly]):
 
     def _encode_channels(self, welcome: Welcome, channels: list[str]) -> list[bytes]:
         # Not by way of the cache: they are many, and each comes once.
-        names = [encode_channel(channel) for channel in channels]
+        names = encode_channels(channels)
         longest = max(names, key=len, default=b"")
         if len(longest) > welcome.max_channel:
             raise _too_long(longest, welcome)
         return names
 
-    def _put_records(
-        self, kind: Kind, answer: Kind, records: list[bytes], channels: list[str] | None = None
-    ) -> int | None:
-        """Queue records of channels, of which none is large."""
-        assert self._welcome is not None
-        most = min(_CHUNK_RECORDS, self._welcome.max_in_flight)
-        return self._put(kind, answer, self._output.cut(records, most), channels)
-
     def _put(
         self,
         kind: Kind,
         answer: Kind,
-        chunks: list[tuple[bytes, int]],
+        chunks: Iterable[tuple[bytes, int]],
         channels: list[str] | None = None,
     ) -> int | None:
+        records = 0
         for body, count in chunks:
             self._output.put(kind, body, count)
-        records = sum([count for _, count in chunks])
+            records += count
         return self._operations.begin(answer, records, channels) if records else None
 
     # Frames
@@ -431,6 +438,8 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         if operation is None or operation.channels is None:
             raise RemoteProtocolError("SUBSCRIBE_ACK: nothing to answer")
         joining = self._joining
+        if stop := self._take_alike(operation, operation.channels, body, position):
+            return stop
         done = operation.records - operation.unanswered
         codes: list[bytes] = []
         code = generation = tail = b""
@@ -445,7 +454,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
                 if not tail or not body.startswith(
                     pack_length(len(name) + len(tail)) + name + tail, position
                 ):
-                    answer = _answer_for(name, body, position)
+                    answer = answer_for(name, body, position)
                     code = answer[:1]
                     granted = code == b"k"
                     tail = b"\n%b\n" % answer
@@ -478,6 +487,31 @@ class ClientProtocol(Endpoint[_ClientOnly]):
                 joining.clear()
             if codes:
                 self._on_codes(Kind.SUBSCRIBE_ACK, b"".join(codes))
+        return position
+
+    def _take_alike(
+        self, operation: Operation, channels: list[str], body: bytes, position: int
+    ) -> int:
+        """Take answers that say of many channels what is the usual.
+
+        :return: the offset behind the last; 0 if each is to be looked at
+        """
+        done = operation.records - operation.unanswered
+        found = find_granted(channels, done, self.in_flight, body, position)
+        if found is None:
+            return 0
+        names, generation, position = found
+        channels = channels[done : done + len(names)]
+        # Neither another SUBSCRIBE nor an UNSUBSCRIBE is about any of them, and no position.
+        joined = (operation.number, operation.number, b"")
+        if list(map(self._joining.get, channels)).count(joined) != len(channels):
+            return 0
+        self._channels.update(dict.fromkeys(names, fresh(generation)))
+        for channel in channels:
+            self._joining.pop(channel, None)
+        if not self._joining:
+            self._joining.clear()
+        self._on_codes(Kind.SUBSCRIBE_ACK, b"k" * len(names))
         return position
 
     def _on_position(
@@ -581,22 +615,6 @@ def _too_long(name: bytes, welcome: Welcome) -> InvalidChannel:
 
 def _too_large(data: bytes, welcome: Welcome) -> MessageTooLarge:
     return MessageTooLarge(f"a message of {len(data)} bytes; the hub takes {welcome.max_message}")
-
-
-def _answer_for(name: bytes, body: bytes, position: int) -> bytes:
-    """Give the answer in a record, which must be one for this channel."""
-    start = position + 5 + len(name)
-    stop = position + 4 + int.from_bytes(body[position : position + 4], "big")
-    if (
-        start < stop <= len(body)
-        and body.startswith(name + b"\n", position + 4)
-        and body.startswith(b"\n", stop - 1)
-    ):
-        if stop - start == 1:
-            raise RemoteProtocolError("SUBSCRIBE_ACK: no code")
-        return body[start : stop - 1]
-    decode_channel(next(scan(body, position))[0])
-    raise RemoteProtocolError("SUBSCRIBE_ACK: for another channel")
 
 
 def _each_record(body: bytes) -> Iterator[tuple[bytes, bytes]]:
