@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ._output import OutputQueue
@@ -29,13 +30,13 @@ class Channel:
 
     __slots__ = ("count", "generation", "name", "outboxes")
 
-    def __init__(self, name: bytes, generation: bytes) -> None:
+    def __init__(self, name: bytes, generation: bytes, outboxes: tuple[Outbox, ...] = ()) -> None:
         self.name: bytes = name
         self.generation: bytes = generation
         self.count: int = 0
         # In order: the first to subscribe is the first to be served. A tuple, as channels that one
         # session holds alone, the most, share that session's.
-        self.outboxes: tuple[Outbox, ...] = ()
+        self.outboxes: tuple[Outbox, ...] = outboxes
 
     @property
     def position(self) -> bytes:
@@ -182,6 +183,21 @@ class Broker:
             return None
         self.work += len(channel.outboxes) // _LOOKED_THROUGH
         return channel if outbox in channel.outboxes else None
+
+    def holds_any(self, outbox: Outbox, names: list[bytes]) -> bool:
+        """Tell whether this subscriber holds one of these channels."""
+        # Mostly nobody does.
+        if self._channels.keys().isdisjoint(names):
+            return False
+        return any(map(partial(self.find, outbox), names))
+
+    def subscribe_all(self, outbox: Outbox, names: list[bytes]) -> list[Channel]:
+        """Do what :meth:`subscribe` does, for many, each of which stands there once."""
+        if not self._channels.keys().isdisjoint(names):
+            return [self.subscribe(outbox, name) for name in names]
+        channels = [Channel(name, self._generation, outbox.alone) for name in names]
+        self._channels.update(zip(names, channels, strict=True))
+        return channels
 
     def subscribe(self, outbox: Outbox, name: bytes) -> Channel:
         """Enter a subscriber. Entering again is harmless.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from ._channels import pack_chunks
 from ._endpoint import Endpoint, State
 from ._json import Fields, dump
 from ._position import is_position
@@ -13,11 +15,11 @@ from .errors import ErrorCode, RemoteProtocolError
 from .events import Hello, Taken
 from .frames import PREFACE, Kind
 from .limits import MAX_OPENING_FRAME, MAX_REASON, PASS_WORK
-from .records import MERGED_SIZE, decode_channel, find_runs, pack, pack_names, unpack_names
+from .records import MERGED_SIZE, decode_channel, find_runs, pack, unpack_names
 from .wire import NativeWire, UnknownWire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from .wire import Wire
 
@@ -34,6 +36,9 @@ _FEW: Final = 64
 
 #: What stands beside the name in an answer to SUBSCRIBE, and the frame's kind.
 _MAX_ANSWER: Final = 64
+
+
+_where: Final = attrgetter("generation", "count")
 
 
 def _make_http2(max_frame: int) -> Wire:
@@ -250,7 +255,7 @@ class ServerProtocol(Endpoint[Hello | Taken]):
             if answers:
                 self._outbox.put(answer, answers, len(answers))
             if self._answers:
-                self._put_answers(self._answers)
+                self._put_answers(self._outbox.cut(self._answers))
                 self._answers = []
             if taken:
                 work += taken + self._broker.work - work_before
@@ -308,18 +313,14 @@ class ServerProtocol(Endpoint[Hello | Taken]):
             elif channel is not None:
                 answer = b"k" + channel.position
             elif self._held < self.limits.max_channels:
-                channel = self._enter(name)
+                channel = self._broker.subscribe(self._outbox, name)
+                self._channels.append(channel)
+                self._held += 1
                 answer = b"k" + channel.position
             else:
                 answer = b"d"
             self._answers.append(pack(name, answer))
         return b""
-
-    def _enter(self, name: bytes) -> Channel:
-        channel = self._broker.subscribe(self._outbox, name)
-        self._channels.append(channel)
-        self._held += 1
-        return channel
 
     def _leave(self, channel: Channel) -> None:
         self._outbox.tell_gap(channel)
@@ -338,24 +339,27 @@ class ServerProtocol(Endpoint[Hello | Taken]):
             and max(map(len, names)) <= limits.max_channel
             and self._held + len(names) <= limits.max_channels
             and len(set(names)) == len(names)
-            and not any(map(partial(self._broker.find, self._outbox), names))
+            and not self._broker.holds_any(self._outbox, names)
         )
 
     def _subscribe_new(self, names: list[bytes]) -> None:
-        channels = [self._enter(name) for name in names]
-        if len({(channel.generation, channel.count) for channel in channels}) == 1:
+        channels = self._broker.subscribe_all(self._outbox, names)
+        self._channels += channels
+        self._held += len(channels)
+        if len(set(map(_where, channels))) == 1:
             # As it is of those in which nothing was published yet.
-            answers = pack_names(names, b"k" + channels[0].position)
+            answer = b"k" + channels[0].position
+            self._put_answers(pack_chunks(names, answer, self._outbox.frame_size))
         else:
             answers = [pack(channel.name, b"k" + channel.position) for channel in channels]
-        self._put_answers(answers)
+            self._put_answers(self._outbox.cut(answers))
         self._events.append(Taken(len(names), len(names) + self._frame_work))
         self._frame_work = 0
         self._check_owed()
 
-    def _put_answers(self, answers: list[bytes]) -> None:
+    def _put_answers(self, chunks: Iterable[tuple[bytes, int]]) -> None:
         # They are longer than the records that they answer, and must fit into frames too.
-        for body, count in self._outbox.cut(answers):
+        for body, count in chunks:
             self._outbox.put(Kind.SUBSCRIBE_ACK, body, count)
 
     def _unsubscribe(self, data: bytes, position: int, stop: int, name: bytes, count: int) -> bytes:
