@@ -8,7 +8,8 @@ leaving it, which takes effect at once.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from itertools import filterfalse
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from ._errors import SubscriptionOverflow
 from .protocol import InvalidChannel, Refusal, Run
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     AnySubscription = Subscription[Message] | Subscription[Message | Gap]
 
+_Value = TypeVar("_Value")
 
 #: The subscriptions of a channel. They share one SUBSCRIBE, and one copy on the wire. One that is
 #: alone has one tuple for all the channels that it joined together.
@@ -118,23 +120,23 @@ class Routes:
         :return: what to wait for, and the id of the operation that was begun for it, if any
         """
         channels = list(channels)
-        for channel in channels:
-            if not isinstance(channel, str):
-                kind = type(channel).__name__
-                raise TypeError(f"a channel must be a str, not {kind}: subscribe(*channels)")
+        for kind in set(map(type, channels)):
+            if not issubclass(kind, str):
+                raise TypeError(
+                    f"a channel must be a str, not {kind.__name__}: subscribe(*channels)"
+                )
         names = dict.fromkeys(channels)
         routes = self._routes
-        unknown = [name for name in names if name not in routes]
+        unknown = list(filterfalse(routes.__contains__, names))
         operation = protocol.subscribe(unknown)
+        new: Iterable[str] = names
         if len(unknown) < len(names):
+            new = unknown
             names = self._join_known(subscription, names)
         if operation is not None:
             self._joining[operation] = unknown
-            operations = self._operations
-            alone = (subscription,)
-            for name in unknown:
-                operations[name] = operation
-                routes[name] = alone
+            self._operations = _with(self._operations, new, operation)
+            self._routes = _with(routes, new, (subscription,))
             _hold(subscription, unknown)
         self._subscriptions[subscription] = None
         if names and not protocol.counts_losses:
@@ -349,6 +351,17 @@ class Routes:
                 )
                 self._refuse(name, error)
         return protocol.subscribe(self._routes, self._positions)
+
+
+def _with(before: dict[str, _Value], names: Iterable[str], value: _Value) -> dict[str, _Value]:
+    """Add names, all with the same value."""
+    if not before:
+        # At once, and of its final size where the names are a dict's. One that grows leaves its
+        # smaller tables behind, as holes in the process's memory.
+        return dict.fromkeys(names, value)
+    for name in names:
+        before[name] = value
+    return before
 
 
 def _hold(subscription: AnySubscription, names: list[str]) -> None:
