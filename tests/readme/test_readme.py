@@ -33,7 +33,7 @@ def find_blocks() -> dict[str, list[str]]:
 
 
 BLOCKS = find_blocks()
-DEMO, TESTS, SERVE, SUB, PUB, BENCH, CURL_LISTEN, CURL_PUBLISH = BLOCKS["sh"]
+DEMO, TESTS, SERVE, SUB, PUB, BENCH, SPEED, CURL_LISTEN, CURL_PUBLISH = BLOCKS["sh"]
 
 
 def free_port() -> int:
@@ -74,14 +74,24 @@ def test_all_blocks_are_known() -> None:
     assert len(BLOCKS["python"]) == 7
 
 
-def test_demo_runs_in_a_fresh_clone(tmp_path: Path) -> None:
+def test_demo_and_benchmarks_run_in_a_fresh_clone(tmp_path: Path) -> None:
     clone = tmp_path / "hyps"
     shutil.copytree(ROOT, clone, ignore=shutil.ignore_patterns(".*", "__pycache__"))
-    done = subprocess.run(
-        ["bash", "-e", "-c", DEMO], cwd=clone, capture_output=True, text=True, timeout=TIMEOUT
-    )
-    assert done.returncode == 0, done.stderr
-    assert "50,000 of 50,000 messages arrived, 0 missed" in done.stdout
+    # All of it would take twenty minutes.
+    a_part = "-- --quick --systems hyps --only 'stream 16 B equal'"
+    for command, expected in (
+        (DEMO, "50,000 of 50,000 messages arrived, 0 missed"),
+        (f"{SPEED.strip()} {a_part}", "stream 16 B equal, rate"),
+    ):
+        done = subprocess.run(
+            ["bash", "-e", "-c", command],
+            cwd=clone,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+        )
+        assert done.returncode == 0, done.stderr
+        assert expected in done.stdout
 
 
 def test_ci_runs_the_test_command() -> None:
