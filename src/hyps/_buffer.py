@@ -6,7 +6,9 @@ gap stands where the message would have, relative to its channel.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import OrderedDict, deque
+from itertools import accumulate
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
@@ -87,6 +89,7 @@ class Buffer:
         "_max_bytes",
         "_max_messages",
         "_open",
+        "_ready_ends",
         "_ready_parts",
         "_ready_size",
         "_size",
@@ -107,8 +110,9 @@ class Buffer:
         #: yields, which may be messages alone or gaps too.
         self.ready: Iterator[Any] = _NOBODY
         self._ready_size = 0
-        # Where each of them ends, if that is known.
-        self._ready_parts: Sequence[tuple[str, int, int]] | None = None
+        # If it is a batch, its parts; and once it was asked for, the messages up to each one's end.
+        self._ready_parts: Sequence[tuple[str, int, int]] = ()
+        self._ready_ends: Sequence[int] = ()
         # By channel and reason, the gaps in the queue that no message of the channel is behind.
         self._open: dict[str, dict[GapReason, _Missed]] = _NO_GAPS
         #: Set when the policy is to end at a message that there is no room for.
@@ -148,9 +152,13 @@ class Buffer:
 
     def _put_what_fits(self, run: Run, count: int, size: int) -> int:
         unread = count - self._count
-        if unread and self._ready_parts is not None:
-            # What was read of it does not count.
-            size -= self._ready_parts[-unread - 1][1]
+        if unread and self._ready_parts:
+            # Of a batch the runs that were read do not count.
+            if not self._ready_ends:
+                self._ready_ends = list(accumulate([count for _, _, count in self._ready_parts]))
+            read = bisect_right(self._ready_ends, self._ready_ends[-1] - unread)
+            if read:
+                size -= self._ready_parts[read - 1][1]
         room = _fit(run, self._max_messages - count, self._max_bytes - size)
         room = max(room, 0 if count else 1)
         if room == run.count:
@@ -201,9 +209,8 @@ class Buffer:
             return item
         # Until all of it is read it counts.
         self._ready_size = len(item.records)
-        self._ready_parts = None
-        if isinstance(item, Batch) and item.count == len(item.parts):
-            self._ready_parts = item.parts
+        self._ready_parts = item.parts if isinstance(item, Batch) else ()
+        self._ready_ends = ()
         self.ready = ready = iter(item.messages)
         return next(ready)
 
@@ -399,7 +406,10 @@ class _Close(Buffer):
     __slots__ = ()
 
     def put(self, batch: Run | Batch) -> int:
-        missed = batch.count if self.is_closed else super().put(batch)
+        if self.is_closed:
+            # What comes behind that message is nobody's.
+            return 0
+        missed = super().put(batch)
         self.is_closed = self.is_closed or missed > 0
         return missed
 

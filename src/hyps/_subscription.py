@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from itertools import islice
+from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn
 
 import anyio
@@ -33,8 +34,10 @@ else:
 
 logger = logging.getLogger("hyps.client")
 
-#: Runs that a reader takes from its buffer before it lets other tasks run.
+#: Runs or batches that a reader takes from its buffer before it lets other tasks run, and messages
+#: that count as another one.
 _RUNS_PER_PASS: Final = 64
+_MESSAGES_OF_RUN: Final = 64
 
 #: Messages missed in one go after which the log is told before it is over; then ten times as many.
 _TELL_AT: Final = 100
@@ -311,6 +314,7 @@ class Subscription(Generic[Item]):
                 if self._error is not None:
                     raise self._closed()
                 break
+        self._runs_taken += length_hint(self._buffer.ready) // _MESSAGES_OF_RUN
         return item
 
     def _take(self) -> Item | None:

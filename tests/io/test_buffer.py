@@ -216,10 +216,13 @@ class _Both:
         run = Run(channel, b"".join(records), count)
         assert self.together.put(run) == self.by_themselves.put(run)
 
-    def put_together(self, channels: list[str]) -> None:
-        runs = [Run(each, encode(each, b"%d" % next(self._numbers)), 1) for each in channels]
+    def put_together(self, shape: list[tuple[str, int]]) -> None:
+        runs = []
+        for channel, count in shape:
+            records = [encode(channel, b"%d" % next(self._numbers)) for _ in range(count)]
+            runs.append(Run(channel, b"".join(records), count))
         stops = accumulate([len(run.records) for run in runs])
-        parts = [(run.channel, stop, 1) for run, stop in zip(runs, stops, strict=True)]
+        parts = [(run.channel, stop, run.count) for run, stop in zip(runs, stops, strict=True)]
         batch = Batch(b"".join([run.records for run in runs]), parts)
         assert batch.runs == tuple(runs)
         missed = [self.by_themselves.put(run) for run in runs]
@@ -245,10 +248,12 @@ def _read(buffer: Buffer) -> object:
 
 
 _channels = st.sampled_from("abc")
+_counts = st.sampled_from([1, 1, 1, 2, 3])
+_shapes = st.lists(st.tuples(_channels, _counts), min_size=2, max_size=8)
 _steps = (
     st.tuples(st.just("put"), _channels, st.sampled_from([1, 2, 3]))
-    | st.tuples(st.just("put_together"), st.lists(_channels, min_size=2, max_size=8))
-    | st.tuples(st.just("put_together"), st.lists(_channels, min_size=2, max_size=8))
+    | st.tuples(st.just("put_together"), _shapes)
+    | st.tuples(st.just("put_together"), _shapes)
     | st.tuples(st.just("put_gap"), _channels)
     | st.tuples(st.just("read"), st.integers(1, 4))
 )
@@ -283,3 +288,16 @@ async def test_what_was_read_of_many_channels_makes_room() -> None:
         assert subscription.missed == 1
         channels = [message.channel for message in await subscription.receive_many()]
         assert channels == names[5:] + names[:5]
+
+
+async def test_close_counts_what_stands_in_its_gap() -> None:
+    async with (
+        memory_client() as client,
+        client.subscribe("a", "b", gaps=True, overflow="close", max_messages=3) as subscription,
+    ):
+        await client.publish_many([("a", b"1"), ("b", b"2")] * 4)
+        read = [await subscription.receive() for _ in range(4)]
+        assert read[3] == hyps.Gap("b", 1, "client")
+        with pytest.raises(hyps.SubscriptionOverflow):
+            await subscription.receive()
+        assert subscription.missed == 1

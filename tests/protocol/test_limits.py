@@ -23,6 +23,7 @@ from hyps.protocol import (
     Acked,
     Broker,
     ClientProtocol,
+    Gap,
     Kind,
     Limits,
     Messages,
@@ -247,6 +248,18 @@ def test_batches_are_split_into_frames(size: int) -> None:
     assert sum([run.count for event in delivered for run in event.runs]) == count
 
 
+@pytest.mark.parametrize("max_frame", [14_400, 20_000, 30_000, 65_000])
+@pytest.mark.parametrize("size", [0, 1, 5, 20])
+def test_frames_of_small_messages_keep_to_the_hubs_bound(max_frame: int, size: int) -> None:
+    client = open_client(
+        max_frame=max_frame, max_message=1_000, max_channel=100, max_in_flight=65_536
+    )
+    client.publish_many([("c", bytes(size))] * 20_000)
+    for _ in range(5_000):
+        client.publish("c", bytes(size))
+    assert max([1 + len(body) for _, body in output(client)]) <= max_frame
+
+
 def test_client_keeps_to_the_frames_of_a_hub_with_small_ones() -> None:
     largest = encode("c" * 100, bytes(1000))
     client = open_client(max_frame=1 + len(largest))
@@ -286,6 +299,42 @@ def test_session_that_ends_between_two_passes_takes_no_more() -> None:
     server.close()
     assert drain(server) == []
     assert output(server) == [(Kind.PUBLISH_ACK, b"k" * PASS_WORK)]
+
+
+def test_dropping_is_work_too() -> None:
+    sessions = 300
+    names = [f"{number}" for number in range(1_000)]
+    broker = Broker("boot", Limits(max_buffer=100))
+    subscribers = [connect(broker, *names) for _ in range(sessions)]
+    publisher = connect(broker)
+    for _ in range(2):
+        publisher.server.receive_data(publish(*[(name, bytes(100)) for name in names]))
+        taken = [event for event in drain(publisher.server) if isinstance(event, Taken)]
+    assert sum([event.records for event in taken]) == len(names)
+    assert len(taken) > 1
+    assert broker.missed >= sessions * len(names)
+    for subscriber in subscribers:
+        gaps = [event for event in subscriber.pump() if isinstance(event, Gap)]
+        assert {gap.channel for gap in gaps} == set(names)
+
+
+def test_small_messages_are_handed_out_together_however_small_the_bound() -> None:
+    sessions = 50
+    broker = Broker("boot", Limits(max_message=100))
+    subscribers = [connect(broker, "a") for _ in range(sessions)]
+    publisher = connect(broker)
+    messages = [("a", b"1")] * 500 + [("a", bytes(101))] + [("a", b"2")] * 500
+    publisher.server.receive_data(publish(*messages))
+    taken = [event for event in drain(publisher.server) if isinstance(event, Taken)]
+    assert sum([event.records for event in taken]) == 1_001
+    # Twice to each, and not a thousand times.
+    assert sum([event.work for event in taken]) < 1_001 + 3 * sessions
+    codes = b"".join([body for _, body in output(publisher.server)])
+    assert codes == b"k" * 500 + b"s" + b"k" * 500
+    for subscriber in subscribers:
+        found = [event for event in subscriber.pump() if isinstance(event, Messages)]
+        read = [message.data for event in found for run in event.runs for message in run.messages]
+        assert read == [b"1"] * 500 + [b"2"] * 500
 
 
 def test_fan_out_is_work_too() -> None:

@@ -158,6 +158,7 @@ def test_publish_many_takes_an_iterator_in_parts(size: int) -> None:
 
 BAD_OPERATIONS: dict[str, tuple[Callable[[ClientProtocol], object], type[Exception]]] = {
     "empty name": (lambda client: client.publish("", b""), InvalidChannel),
+    "no name": (lambda client: client.publish_many([(None, b"")]), TypeError),  # type: ignore[list-item]
     "newline": (lambda client: client.subscribe(["a", "b\nc"]), InvalidChannel),
     "surrogate": (lambda client: client.unsubscribe(["\ud800"]), InvalidChannel),
     "long name": (lambda client: client.subscribe(["a", "é" * 50 + "x"]), InvalidChannel),

@@ -339,6 +339,10 @@ def test_cut_sees_two_lengths_that_make_up_for_each_other() -> None:
     assert cut(data) is None
 
 
+def test_cut_wants_a_newline_behind_the_channel() -> None:
+    assert cut(b"\0\0\0\3ab\n" * 20) is None
+
+
 def test_cut_wants_the_last_record_whole() -> None:
     record = encode_record("c", b"1234567")
     data = record * 40

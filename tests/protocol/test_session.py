@@ -520,8 +520,12 @@ def test_output_stops_at_the_size_asked_for() -> None:
     client = open_client()
     for _ in range(3):
         client.publish_many([("c", bytes(1000))] * 60)
+    assert client.data_to_send(0) == b""
     sizes = [len(data) for data in iter(lambda: client.data_to_send(1), b"")]
     assert len(sizes) == 3
+    client.publish("c", b"")
+    assert client.data_to_send(0) == b""
+    assert client.data_to_send(1)
     assert max(sizes) <= 65_536 + 5
 
 

@@ -147,7 +147,7 @@ class OutputQueue:
         wire = self.wire
         if self._urgent or wire.speaks_itself or type(chunks) is deque:
             return self._take_frames(max_bytes)
-        if not chunks or chunks[0][2] > self.room:
+        if not chunks or chunks[0][2] > self.room or max_bytes < 1:
             self._idle = True
             return b""
         # One chunk, and nothing beside it: most that are sent are small, and are sent at once.

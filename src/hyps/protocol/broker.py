@@ -62,23 +62,19 @@ class Outbox(OutputQueue):
         self._bound = bound
         self._is_dropping = False
         self._to_drop = 0
-        # Messages dropped of each channel whose gap was not told yet.
-        self._gaps: dict[Channel, int] = {}
+        # Channels with a gap that was not told yet.
+        self._gaps: dict[Channel, None] = {}
         #: The outboxes of a channel that only this session holds.
         self.alone: tuple[Outbox] = (self,)
         #: Messages dropped so far.
         self.missed: int = 0
 
-    def deliver(self, members: list[tuple[Channel, int]], records: bytes) -> bool:
-        """Queue records, all or none; none is a gap in each channel, which will be told.
-
-        :param members: the channels of the records, and how many of each
-        """
+    def deliver(self, channels: dict[Channel, None], records: bytes, count: int) -> bool:
+        """Queue records of channels, all or none; none is a gap in each, which will be told."""
         if self._is_dropping or self.queued >= self._bound:
             self._is_dropping = True
-            for channel, count in members:
-                self._gaps[channel] = self._gaps.get(channel, 0) + count
-                self.missed += count
+            self._gaps.update(channels)
+            self.missed += count
             if self._to_drop:
                 self._to_drop -= 1
                 if not self._to_drop:
@@ -268,28 +264,37 @@ class Broker:
         """
         most = self.work + PASS_WORK
         taken = 0
-        # What was taken and not handed out yet: its start, its channels, and who holds them.
+        # What was taken and not handed out yet: its start, its channels, and how many records; who
+        # gets it, and of how many channels it may be.
         start = position
-        members: list[tuple[Channel, int]] = []
+        channels: dict[Channel, None] = {}
+        waiting = 0
         outboxes: tuple[Outbox, ...] = ()
+        bound = 0
         try:
             names, stops, counts, error = find_runs(data, position, most=PASS_WORK)
             # Per run, and so per record where no two neighbours are of one channel.
             found = map(self._channels.get, names)
             for channel, name, stop, count in zip(found, names, stops, counts, strict=True):
                 if channel is None or stop - position > self._whole_run:
-                    self._hand_out(outboxes, data[start:position], members)
-                    members = []
-                    start = stop
-                    codes.append(self._publish_each(data, position, stop, name, count))
+                    self._hand_out(outboxes, data[start:position], channels, waiting)
+                    channels, waiting, start = {}, 0, stop
+                    codes.append(self._publish_odd(data, position, stop, name, count))
                 else:
-                    if members and (channel.outboxes != outboxes or stop - start > BATCH_SIZE):
-                        self._hand_out(outboxes, data[start:position], members)
-                        members = []
-                        start = position
-                    outboxes = channel.outboxes
+                    others = channel.outboxes
+                    if waiting and (
+                        len(channels) >= bound
+                        or stop - start > BATCH_SIZE
+                        or (others is not outboxes and self._differ(others, outboxes))
+                    ):
+                        self._hand_out(outboxes, data[start:position], channels, waiting)
+                        channels, waiting, start = {}, 0, position
+                    if not waiting:
+                        outboxes = others
+                        bound = PASS_WORK * _LOOKED_THROUGH // max(1, len(others))
                     channel.count += count
-                    members.append((channel, count))
+                    channels[channel] = None
+                    waiting += count
                     codes.append(b"k" * count)
                 taken += count
                 position = stop
@@ -299,50 +304,64 @@ class Broker:
                 if error is not None:
                     raise error
         finally:
-            self._hand_out(outboxes, data[start:position], members)
+            self._hand_out(outboxes, data[start:position], channels, waiting)
         return position
 
-    def _hand_out(
-        self, outboxes: tuple[Outbox, ...], records: bytes, members: list[tuple[Channel, int]]
-    ) -> None:
-        """Hand records to subscribers.
+    def _differ(self, one: tuple[Outbox, ...], other: tuple[Outbox, ...]) -> bool:
+        self.work += len(one) // _LOOKED_THROUGH
+        return one != other
 
-        :param members: their channels, in order, and how many of each
-        """
-        if not members:
+    def _hand_out(
+        self,
+        outboxes: tuple[Outbox, ...],
+        records: bytes,
+        channels: dict[Channel, None],
+        count: int,
+    ) -> None:
+        """Hand records of channels to their subscribers."""
+        if not count:
             return
-        count = sum([count for _, count in members])
         self.published += count
         self.work += len(outboxes)
+        refused = 0
         for outbox in outboxes:
-            if outbox.deliver(members, records):
-                self.delivered += count
-            else:
-                self.missed += count
+            if not outbox.deliver(channels, records, count):
+                refused += 1
+        self.delivered += count * (len(outboxes) - refused)
+        self.missed += count * refused
+        self.work += refused * (len(channels) // _LOOKED_THROUGH)
 
     def hand_out_singly(self) -> None:
         """Hand out each record by itself from now on, see :meth:`ServerProtocol.drop_next`."""
         self._whole_run = 0
 
-    def _publish_each(
-        self, data: bytes, position: int, stop: int, name: bytes, count: int
-    ) -> bytes:
+    def _publish_odd(self, data: bytes, position: int, stop: int, name: bytes, count: int) -> bytes:
         """Publish a run that nobody holds, or in which there may be a message over the limit."""
         channel = self._channels.get(name)
         if channel is None:
             decode_channel(name)
             if len(name) > self.limits.max_channel:
                 return b"n" * count
+            if stop - position <= self._whole_run:
+                self.published += count
+                return b"k" * count
             channel = Channel(name, b"")
         largest = len(pack(name, b"")) + self.limits.max_message
         codes: list[bytes] = []
+        start = position
+        waiting = 0
         while position < stop:
             end = position + 4 + int.from_bytes(data[position : position + 4], "big")
-            if end - position > largest:
+            is_too_large = end - position > largest
+            if is_too_large or not self._whole_run:
+                self._hand_out(channel.outboxes, data[start:position], {channel: None}, waiting)
+                start, waiting = end if is_too_large else position, 0
+            if is_too_large:
                 codes.append(b"s")
             else:
                 codes.append(b"k")
                 channel.count += 1
-                self._hand_out(channel.outboxes, data[position:end], [(channel, 1)])
+                waiting += 1
             position = end
+        self._hand_out(channel.outboxes, data[start:stop], {channel: None}, waiting)
         return b"".join(codes)

@@ -203,7 +203,8 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         size = overhead = 0
         # When it is seen to that the frame ends: nobody needs to count, as no record is smaller.
         look = min(batch_size, most * _MIN_RECORD)
-        last: str | None = None
+        # Not even None is a channel.
+        last: object = prefixes
         prefix = b""
         # Per message. In one loop, as calls would cost more than what they do.
         for channel, message in messages:
@@ -224,7 +225,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
                 # Some times in a frame.
                 count = len(contents)
                 enough = batch_size if count < MANY_RECORDS else MERGED_SIZE
-                look = min(enough, size + (most - count) * _MIN_RECORD)
+                look = min(batch_size, enough, size + (most - count) * _MIN_RECORD)
                 if size >= look:
                     break
         if not contents:

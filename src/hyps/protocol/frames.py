@@ -120,8 +120,11 @@ class FrameDecoder:
         start = self._position
         end = len(data)
         if end - start < 5:
-            if end - start == 4:
-                self._length(data[start:])
+            # Not the rest of what came beside these few bytes.
+            self._data = data = data[start:]
+            self._position = 0
+            if len(data) == 4:
+                self._length(data)
             return None
         stop = start + 4 + self._length(data[start : start + 4])
         kind = data[start + 4]

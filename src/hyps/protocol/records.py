@@ -162,7 +162,7 @@ def cut(data: bytes) -> tuple[bytes, list[bytes]] | None:
     if not _MANY <= end <= BATCH_SIZE:
         return None
     size = 4 + _LENGTH.unpack_from(data)[0]
-    newline = data.find(b"\n", 4, size)
+    newline = data.find(b"\n", 4, size - 1)
     if size > SMALL or size * _MANY > end or newline <= 4:
         return None
     prefix = data[4 : newline + 1]
