@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from ._buffer import Overflow
     from ._status import ConnectionEvent
-    from .protocol.client import Data
+    from .protocol.records import Data
 
 WhenDisconnected = Literal["wait", "raise"]
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from ._sockets import Transport
     from .protocol import ClientEvent, RemoteProtocolError, ServerEvent
-    from .protocol.client import Data
+    from .protocol.records import Data
 
     #: Makes an error anew for each task that it is raised in.
     ErrorFactory = Callable[[], HypsError]

@@ -1,18 +1,37 @@
-"""What a client has to send: single messages are encoded together when they leave."""
+"""What a client has to send: messages are checked, and encoded by the frame."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
 
 from ._output import OutputQueue
+from .errors import InvalidChannel, MessageTooLarge
 from .frames import Kind
 from .limits import CHUNK_OVERHEAD
-from .records import BATCH_SIZE, MANY_RECORDS, encode_all, pack_length
+from .records import (
+    BATCH_SIZE,
+    MANY_RECORDS,
+    MERGED_SIZE,
+    RECORD_OVERHEAD,
+    encode_all,
+    encode_channel,
+    encode_data,
+    pack_length,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from .events import Welcome
+    from .records import Data
     from .wire import Wire
+
+#: Records that are queued as one chunk at most: what may be in flight is spent chunk by chunk.
+_CHUNK_RECORDS: Final = 4_096
+
+#: Bytes of the smallest record.
+_MIN_RECORD: Final = RECORD_OVERHEAD + 1
 
 
 class Requests(OutputQueue):
@@ -22,7 +41,17 @@ class Requests(OutputQueue):
     :param on_output: see :class:`OutputQueue`
     """
 
-    __slots__ = ("_contents", "_prefixes", "_size", "batch_size", "most")
+    __slots__ = (
+        "_batch_size",
+        "_contents",
+        "_most",
+        "_prefixes",
+        "_size",
+        "_welcome",
+        "chunk_records",
+    )
+
+    _welcome: Welcome
 
     def __init__(self, wire: Wire, on_output: Callable[[], object]) -> None:
         super().__init__(wire, on_output)
@@ -31,23 +60,39 @@ class Requests(OutputQueue):
         self._contents: list[bytes] = []
         # Bytes of their records.
         self._size = 0
-        #: Bytes and records that are encoded together, at most.
-        self.batch_size: int = BATCH_SIZE
-        self.most: int = MANY_RECORDS
+
+    def open(self, welcome: Welcome) -> None:
+        """Keep to the bounds of a hub. Until then nothing is published."""
+        self._welcome = welcome
+        self.room = welcome.max_in_flight
+        self.frame_size = min(MERGED_SIZE, welcome.max_frame - 1)
+        #: Records of a chunk, at most.
+        self.chunk_records: int = min(_CHUNK_RECORDS, welcome.max_in_flight)
+        # Half of what a frame may have, so that the last message rarely is too much.
+        self._batch_size = min(BATCH_SIZE, welcome.max_frame // 2)
+        self._most = min(MANY_RECORDS, welcome.max_in_flight)
 
     def __bool__(self) -> bool:
         return super().__bool__() or bool(self._contents)
 
-    def publish(self, prefix: bytes, data: bytes) -> None:
-        r"""Append a message.
+    def publish(self, channel: str, data: Data) -> None:
+        """Append a message.
 
-        :param prefix: the channel, encoded, and ``\n``
-        :param data: the message
+        :raises InvalidChannel: if the name cannot be a channel's
+        :raises MessageTooLarge: if the hub would not take it
         """
-        # Per message.
+        # All of this is per message.
+        welcome = self._welcome
+        prefix = _encode_prefix(channel)
+        if len(prefix) > welcome.max_channel + 1:
+            raise too_long(prefix[:-1], welcome)
+        if type(data) is not bytes:
+            data = encode_data(data)
+        if len(data) > welcome.max_message:
+            raise _too_large(data, welcome)
         contents = self._contents
         size = len(prefix) + len(data) + 5
-        if contents and (self._size + size > self.batch_size or len(contents) >= self.most):
+        if contents and (self._size + size > self._batch_size or len(contents) >= self._most):
             self._encode()
             contents = self._contents
         self._prefixes.append(prefix)
@@ -57,6 +102,55 @@ class Requests(OutputQueue):
         if self._idle:
             self._idle = False
             self._on_output()
+
+    def encode_frame(self, messages: Iterator[tuple[str, Data]]) -> list[tuple[bytes, int]]:
+        """Encode as many messages as make a frame, and a large one that came last.
+
+        :return: for each frame its records, and how many they are; they are put by the caller
+        :raises InvalidChannel: see :meth:`publish`
+        :raises MessageTooLarge: see :meth:`publish`
+        """
+        welcome = self._welcome
+        batch_size = self._batch_size
+        most = self.chunk_records
+        max_message = welcome.max_message
+        max_prefix = welcome.max_channel + 1
+        prefixes: list[bytes] = []
+        contents: list[bytes] = []
+        size = overhead = 0
+        # When it is seen to that the frame ends: nobody needs to count, as no record is smaller.
+        look = min(batch_size, most * _MIN_RECORD)
+        # Not even None is a channel.
+        last: object = prefixes
+        prefix = b""
+        # Per message. In one loop, as calls would cost more than what they do.
+        for channel, message in messages:
+            if channel != last:
+                prefix = _encode_prefix(channel)
+                if len(prefix) > max_prefix:
+                    raise too_long(prefix[:-1], welcome)
+                overhead = len(prefix) + RECORD_OVERHEAD - 1
+                last = channel
+            data = message if type(message) is bytes else encode_data(message)
+            length = len(data)
+            if length > max_message:
+                raise _too_large(data, welcome)
+            prefixes.append(prefix)
+            contents.append(data)
+            size += length + overhead
+            if size >= look:
+                # Some times in a frame.
+                count = len(contents)
+                enough = batch_size if count < MANY_RECORDS else MERGED_SIZE
+                look = min(batch_size, enough, size + (most - count) * _MIN_RECORD)
+                if size >= look:
+                    break
+        if not contents:
+            return []
+        rest: list[tuple[bytes, int]] = []
+        if size >= welcome.max_frame and len(contents) > 1:
+            rest = [(encode_all([prefixes.pop()], [contents.pop()]), 1)]
+        return [(encode_all(prefixes, contents), len(contents)), *rest]
 
     def _encode(self) -> None:
         prefixes, contents = self._prefixes, self._contents
@@ -87,3 +181,18 @@ class Requests(OutputQueue):
     def clear(self) -> None:
         self._forget()
         super().clear()
+
+
+@lru_cache(8_192)
+def _encode_prefix(channel: str) -> bytes:
+    # Publishers use the same names over and over.
+    return encode_channel(channel) + b"\n"
+
+
+def too_long(name: bytes, welcome: Welcome) -> InvalidChannel:
+    """Say that a hub does not take such a long name."""
+    return InvalidChannel(f"a channel of {len(name)} bytes; the hub takes {welcome.max_channel}")
+
+
+def _too_large(data: bytes, welcome: Welcome) -> MessageTooLarge:
+    return MessageTooLarge(f"a message of {len(data)} bytes; the hub takes {welcome.max_message}")

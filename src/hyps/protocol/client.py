@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from ._channels import (
@@ -18,8 +17,8 @@ from ._endpoint import Endpoint, State
 from ._json import Fields, dump
 from ._operations import Operation, Operations
 from ._position import is_position, parse_position
-from ._requests import Requests
-from .errors import InvalidChannel, MessageTooLarge, RemoteProtocolError
+from ._requests import Requests, too_long
+from .errors import RemoteProtocolError
 from .events import (
     Acked,
     Gap,
@@ -38,15 +37,9 @@ from .limits import (
     Limits,
 )
 from .records import (
-    BATCH_SIZE,
-    MANY_RECORDS,
-    MERGED_SIZE,
     RECORD_OVERHEAD,
     cut,
     decode_channel,
-    encode_all,
-    encode_channel,
-    encode_data,
     find_runs,
     pack,
     pack_length,
@@ -58,28 +51,15 @@ from .wire import NativeWire
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from .records import Data
     from .runs import Batch
     from .wire import Wire
-
-    Data = bytes | bytearray | memoryview | str
-
-#: Records that are queued as one chunk at most: what may be in flight is spent chunk by chunk.
-_CHUNK_RECORDS: Final = 4_096
 
 #: The longest delay that a GOAWAY may ask for, in seconds.
 _MAX_RECONNECT_AFTER: Final = 86_400
 
-#: Bytes of the smallest record.
-_MIN_RECORD: Final = RECORD_OVERHEAD + 1
-
 #: What stands for a channel without a SUBSCRIBE on its way.
 _NOT_JOINING: Final = (math.inf, 0, b"")
-
-
-@lru_cache(8_192)
-def _encode_prefix(channel: str) -> bytes:
-    # Publishers use the same names over and over.
-    return encode_channel(channel) + b"\n"
 
 
 def _nothing() -> None:
@@ -150,18 +130,10 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         :raises MessageTooLarge: if the hub would not take it
         :raises LocalProtocolError: if the state does not allow it
         """
-        # All of this is per message.
-        welcome = self._welcome
-        if self._state is not State.OPEN or welcome is None:
+        # Per message.
+        if self._state is not State.OPEN:
             raise self._forbid("publish()")
-        prefix = _encode_prefix(channel)
-        if len(prefix) > welcome.max_channel + 1:
-            raise _too_long(prefix[:-1], welcome)
-        if type(data) is not bytes:
-            data = encode_data(data)
-        if len(data) > welcome.max_message:
-            raise _too_large(data, welcome)
-        self._requests.publish(prefix, data)
+        self._requests.publish(channel, data)
         return self._operations.begin_single(Kind.PUBLISH_ACK)
 
     def publish_many(
@@ -178,62 +150,14 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         :raises MessageTooLarge: if the hub would not take one of them
         :raises LocalProtocolError: if the state does not allow it
         """
-        welcome = self._check_open("publish_many()")
+        self._check_open("publish_many()")
         iterator = iter(messages)
         chunks: list[tuple[bytes, int]] = []
-        while frame := self._encode_frame(welcome, iterator):
+        while frame := self._requests.encode_frame(iterator):
             chunks += frame
             if one_frame:
                 break
         return self._put(Kind.PUBLISH, Kind.PUBLISH_ACK, chunks)
-
-    def _encode_frame(
-        self, welcome: Welcome, messages: Iterator[tuple[str, Data]]
-    ) -> list[tuple[bytes, int]]:
-        """Encode as many messages as make a frame, and a large one that came last.
-
-        :return: for each frame its records, and how many they are
-        """
-        batch_size = self._requests.batch_size
-        most = min(_CHUNK_RECORDS, welcome.max_in_flight)
-        max_message = welcome.max_message
-        max_prefix = welcome.max_channel + 1
-        prefixes: list[bytes] = []
-        contents: list[bytes] = []
-        size = overhead = 0
-        # When it is seen to that the frame ends: nobody needs to count, as no record is smaller.
-        look = min(batch_size, most * _MIN_RECORD)
-        # Not even None is a channel.
-        last: object = prefixes
-        prefix = b""
-        # Per message. In one loop, as calls would cost more than what they do.
-        for channel, message in messages:
-            if channel != last:
-                prefix = _encode_prefix(channel)
-                if len(prefix) > max_prefix:
-                    raise _too_long(prefix[:-1], welcome)
-                overhead = len(prefix) + RECORD_OVERHEAD - 1
-                last = channel
-            data = message if type(message) is bytes else encode_data(message)
-            length = len(data)
-            if length > max_message:
-                raise _too_large(data, welcome)
-            prefixes.append(prefix)
-            contents.append(data)
-            size += length + overhead
-            if size >= look:
-                # Some times in a frame.
-                count = len(contents)
-                enough = batch_size if count < MANY_RECORDS else MERGED_SIZE
-                look = min(batch_size, enough, size + (most - count) * _MIN_RECORD)
-                if size >= look:
-                    break
-        if not contents:
-            return []
-        rest: list[tuple[bytes, int]] = []
-        if size >= welcome.max_frame and len(contents) > 1:
-            rest = [(encode_all([prefixes.pop()], [contents.pop()]), 1)]
-        return [(encode_all(prefixes, contents), len(contents)), *rest]
 
     def subscribe(
         self, channels: Iterable[str], positions: Mapping[str, bytes] | None = None
@@ -255,7 +179,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         before = positions or {}
         if not all(map(is_position, before.values())):
             raise ValueError("positions are what position() gave")
-        most = min(_CHUNK_RECORDS, welcome.max_in_flight)
+        most = self._requests.chunk_records
         chunks: Iterable[tuple[bytes, int]]
         if before:
             pairs = zip(names, channels, strict=True)
@@ -294,7 +218,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         welcome = self._check_open("unsubscribe()")
         channels = list(channels)
         names = self._encode_channels(welcome, channels)
-        most = min(_CHUNK_RECORDS, welcome.max_in_flight)
+        most = self._requests.chunk_records
         chunks = pack_chunks(names, b"", self._output.frame_size, most)
         operation = self._put(Kind.UNSUBSCRIBE, Kind.UNSUBSCRIBE_ACK, chunks)
         for channel, name in zip(channels, names, strict=True):
@@ -358,7 +282,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         names = encode_channels(channels)
         longest = max(names, key=len, default=b"")
         if len(longest) > welcome.max_channel:
-            raise _too_long(longest, welcome)
+            raise too_long(longest, welcome)
         return names
 
     def _put(
@@ -395,13 +319,9 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         )
         self._state = State.OPEN
         self._welcome = welcome
-        self._requests.room = welcome.max_in_flight
-        # Half of what it may have, so that the last message rarely is too much.
-        self._requests.batch_size = min(BATCH_SIZE, max_frame // 2)
-        self._requests.most = min(MANY_RECORDS, welcome.max_in_flight)
+        self._requests.open(welcome)
         self._heartbeat = welcome.heartbeat
         self._wire.max_frame = max_frame
-        self._output.frame_size = min(MERGED_SIZE, max_frame - 1)
         self._events.append(welcome)
 
     def _on_codes(self, kind: Kind, codes: bytes) -> None:
@@ -608,14 +528,6 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         State.OPEN: _OPEN,
         State.DRAINING: _OPEN,
     }
-
-
-def _too_long(name: bytes, welcome: Welcome) -> InvalidChannel:
-    return InvalidChannel(f"a channel of {len(name)} bytes; the hub takes {welcome.max_channel}")
-
-
-def _too_large(data: bytes, welcome: Welcome) -> MessageTooLarge:
-    return MessageTooLarge(f"a message of {len(data)} bytes; the hub takes {welcome.max_message}")
 
 
 def _each_record(body: bytes) -> Iterator[tuple[bytes, bytes]]:

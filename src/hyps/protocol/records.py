@@ -16,13 +16,16 @@ from collections import deque
 from functools import lru_cache
 from itertools import repeat
 from struct import Struct
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from .errors import InvalidChannel, MalformedRecord
 from .runs import SMALL, Run, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+#: What a message may be given as; text becomes UTF-8.
+Data: TypeAlias = bytes | bytearray | memoryview | str
 
 _LENGTH: Final = Struct(">I")
 _NEWLINE: Final = 0x0A
@@ -64,7 +67,7 @@ def encode_channel(channel: str) -> bytes:
     return name
 
 
-def encode_data(data: bytes | bytearray | memoryview | str) -> bytes:
+def encode_data(data: Data) -> bytes:
     """Give a message's bytes; text becomes UTF-8.
 
     :raises TypeError: if it is neither text nor bytes
@@ -106,7 +109,7 @@ def unpack_names(data: bytes) -> list[bytes] | None:
     return names
 
 
-def encode(channel: str, data: bytes | bytearray | memoryview | str) -> bytes:
+def encode(channel: str, data: Data) -> bytes:
     """Encode one record.
 
     :param channel: name of the channel
