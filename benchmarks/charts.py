@@ -36,7 +36,7 @@ _STYLE: Final = """
     text { fill: #e6edf3; }
     .note { fill: #9198a1; }
     .s0 { fill: #4493f8; } .s1 { fill: #d29922; } .s2 { fill: #9198a1; }
-    .s3 { fill: #656c76; }
+    .s3 { fill: #b6bdc6; }
   }
 """
 
@@ -136,7 +136,8 @@ def _bars(
         text = _written(metric, value)
         if name == OURS and peers and value:
             best = max(peers) if more_is_better else min(peers)
-            text += f"  ({value / best:.1f}x)" if more_is_better else f"  ({value / best:.2f}x)"
+            ratio = value / best
+            text += f"  ({ratio:.1f}x)" if more_is_better else f"  ({ratio:.2f}x the least)"
         bars.append(_Bar(name, value, text))
     return bars
 
@@ -158,7 +159,7 @@ def _charts(results: Mapping[str, Result]) -> Iterator[tuple[str, _Chart]]:
         yield file, chart
     chart = _Chart(
         "From publish to delivery, one message of 16 B at a time",
-        "Less is better. In brackets: by the best of the others. trio: beside the others' asyncio.",
+        "Less is better. In brackets: by the least of the others; trio by their asyncio.",
     )
     for loop in ("uvloop", "asyncio", "trio"):
         for metric, name in (("p50_us", "p50"), ("p99_us", "p99")):
@@ -168,7 +169,7 @@ def _charts(results: Mapping[str, Result]) -> Iterator[tuple[str, _Chart]]:
     yield "latency", chart
     chart = _Chart(
         "The server's CPU for a delivery to one of 100 connections",
-        "Less is better. In brackets: by the best of the others. Each group has its own scale.",
+        "Less is better. In brackets: by the least of the others. Each group has its own scale.",
     )
     for window in (1, 50):
         for size in ("16 B", "1 KiB"):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from .systems.base import System
+    from .workloads.base import Workload
 
 #: Rounds, messages of a round, seconds after which a round ends with fewer, seconds of idling.
 _DEFAULT: Final = (5, 400_000, 0.8, 22.0)
@@ -86,7 +87,16 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     for loop in options.backend or ():
         if not is_installed(loop):
             parser.error(f"{loop} is not installed")
+    if not _chosen(options):
+        parser.error("--only: no workload's name holds that")
+    # Now, and not when all was measured.
+    for path in filter(None, (options.json, options.markdown)):
+        path.parent.mkdir(parents=True, exist_ok=True)
     return options
+
+
+def _chosen(options: argparse.Namespace) -> list[Workload]:
+    return [each for each in WORKLOADS if any(text in str(each) for text in options.only)]
 
 
 def start(options: argparse.Namespace, stack: ExitStack, plan: Plan) -> list[System]:
@@ -205,11 +215,7 @@ def main() -> int:
     with ExitStack() as stack:
         systems = start(options, stack, plan)
         about = environment(systems)
-        results = [
-            plan.measure(workload, systems)
-            for workload in WORKLOADS
-            if any(text in str(workload) for text in options.only)
-        ]
+        results = [plan.measure(workload, systems) for workload in _chosen(options)]
     for name, value in about.items():
         print(f"{name}: {value}")
     print("\n".join(["", *plan.left_out, *plan.failures]).rstrip())

@@ -42,7 +42,9 @@ def _rows(result: Result) -> Iterator[tuple[str, ...]]:
             if entry.system != OURS and entry.system not in left_out
         ]
         best = (max if more_is_better else min)(filter(None, peers), default=0.0)
-        return f"{mine / best:.2f}x" if mine and best else ""
+        if not (mine and best):
+            return ""
+        return f"{mine / best:.2f}x" if more_is_better else f"{mine / best:.2f}x, less is better"
 
     def each(write: Callable[[Entry], str]) -> str:
         return " / ".join(write(entry) if entry in result.outcomes else "-" for entry in entries)

@@ -48,8 +48,9 @@ class State(enum.Enum):
     #: What is queued is still sent; what arrives is discarded.
     CLOSED = "closed"
 
-    # Enum's own is a function in Python, which each frame would call.
-    __hash__ = object.__hash__
+
+# Enum's own is a function in Python, which each frame would call.
+State.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 
 class Endpoint(Generic[_Event]):

@@ -169,8 +169,6 @@ class Messages:
     def __eq__(self, other: object) -> bool:
         return self.runs == other.runs if isinstance(other, Messages) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]
-
 
 @dataclass(frozen=True, slots=True)
 class Gap:
