@@ -68,7 +68,8 @@ class OutputQueue:
         # A deque from the second on: it takes 760 bytes, and most chunks are taken before there is
         # another.
         self._chunks: tuple[()] | tuple[_Chunk] | deque[_Chunk] = ()
-        self._urgent: list[tuple[int, bytes]] = []
+        # A tuple, as an empty list takes memory of its own.
+        self._urgent: tuple[tuple[int, bytes], ...] = ()
         self._idle = True
         self._leaving = 0
         self.room: float = math.inf
@@ -114,7 +115,7 @@ class OutputQueue:
 
     def put_urgent(self, kind: int, body: bytes) -> None:
         """Append a frame that overtakes everything queued by :meth:`put`."""
-        self._urgent.append((kind, body))
+        self._urgent += ((kind, body),)
         if self._idle:
             self.wake()
 
@@ -170,7 +171,7 @@ class OutputQueue:
         if self._urgent:
             for kind, body in self._urgent:
                 taken += encode(kind, [body], len(body))
-            self._urgent = []
+            self._urgent = ()
         chunks = self._chunks
         if isinstance(chunks, tuple):
             chunks = deque(chunks)

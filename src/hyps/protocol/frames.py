@@ -63,6 +63,9 @@ def encode_frame(kind: int, body: bytes) -> bytes:
 #: Bytes from which on a part of a frame is kept as it came.
 _LARGE_PART: Final = 4_096
 
+#: What decoders have in common that have no part of a frame, most of thousands. Nothing is put in.
+_NO_PARTS: Final[list[bytes | bytearray]] = []
+
 
 class FrameDecoder:
     """Frames from bytes that were cut anywhere.
@@ -80,7 +83,7 @@ class FrameDecoder:
         self._position = 0
         # A frame that came in part: its kind, what there is of its body, and how much is missing.
         self._kind = 0
-        self._parts: list[bytes | bytearray] = []
+        self._parts: list[bytes | bytearray] = _NO_PARTS
         self._missing = 0
         self._in_preface = preface
 
@@ -99,7 +102,7 @@ class FrameDecoder:
         """Forget what is buffered."""
         self._data = b""
         self._position = self._missing = 0
-        self._parts = []
+        self._parts = _NO_PARTS
 
     def next_frame(self) -> tuple[int, bytes] | None:
         """Give the next frame's kind and body, or None if more data is needed.
@@ -115,7 +118,7 @@ class FrameDecoder:
         if self._missing:
             if not self._go_on(data):
                 return None
-            parts, self._parts = self._parts, []
+            parts, self._parts = self._parts, _NO_PARTS
             return self._kind, b"".join(parts)
         start = self._position
         end = len(data)
