@@ -142,8 +142,8 @@ class Buffer:
 
     def _append(self, batch: Run | Batch) -> None:
         if self._open:
-            for run in batch.runs:
-                self._open.pop(run.channel, None)
+            for channel in batch.channels:
+                self._open.pop(channel, None)
         if self._items is _NOTHING:
             self._items = deque()
         self._items.append(batch)

@@ -142,14 +142,14 @@ def test_any_split_of_mutated_records_gives_the_same_records_and_the_same_verdic
 @given(st.lists(own.channels))
 def test_names_are_unpacked_as_they_were_packed(channels: list[str]) -> None:
     names = [channel.encode() for channel in channels]
-    data = b"".join(pack_names(names))
+    data = pack_names(names)
     assert data == b"".join([encode_record(channel, b"") for channel in channels])
     assert unpack_names(data) == names
 
 
 def test_names_whose_length_looks_like_the_end_of_a_record_are_left_to_the_scan() -> None:
     name = b"c" * (0x0A0A - 2)
-    assert unpack_names(pack_names([name])[0]) is None
+    assert unpack_names(pack_names([name])) is None
 
 
 @given(st.lists(st.tuples(own.channels, st.sampled_from([b"", b"", b"\n", b"1"]))), st.data())
@@ -163,7 +163,7 @@ def test_what_is_unpacked_are_names_alone(
         found = [(name, count) for name, _, count in scan(data)]
         assert sum([count for _, count in found]) == len(names)
         assert [name for name, count in found for _ in range(count)] == names
-        assert b"".join(pack_names(names)) == data
+        assert pack_names(names) == data
 
 
 @given(st.binary())
@@ -387,6 +387,8 @@ def test_batch_is_its_runs(shape: list[tuple[str, int]], noise: bytes) -> None:
     assert batch.messages == wanted
     assert batch.messages is batch.messages
     assert batch.runs == tuple(runs)
+    assert batch.runs is batch.runs
+    assert batch.channels == tuple([run.channel for run in runs])
     assert eval(repr(batch)).runs == batch.runs
     assert Messages([batch]) == Messages(runs)
     assert Messages([batch]).runs == tuple(runs)

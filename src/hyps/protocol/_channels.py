@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from ._position import format_position, parse_position
 from .errors import RemoteProtocolError
 from .limits import MAX_COUNT
-from .records import RECORD_OVERHEAD, decode_channel, encode_channel, pack_length, scan
+from .records import RECORD_OVERHEAD, decode_channel, encode_channel, pack_names, scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,22 +72,10 @@ def encode_channels(channels: list[str]) -> list[bytes]:
     return [encode_channel(channel) for channel in channels]
 
 
-def pack_all(names: list[bytes], data: bytes = b"") -> bytes:
-    """Encode a record for each name, all with the same message."""
-    tail = b"\n%b\n" % data
-    sizes = list(map(len, names))
-    # Of lengths there are few.
-    heads = {size: pack_length(size + len(tail)) for size in set(sizes)}
-    parts = [tail] * (3 * len(names))
-    parts[0::3] = map(heads.__getitem__, sizes)
-    parts[1::3] = names
-    return b"".join(parts)
-
-
 def pack_chunks(
     names: list[bytes], data: bytes, size: int, most: int | None = None
 ) -> Iterator[tuple[bytes, int]]:
-    """Do what :func:`pack_all` does, in chunks.
+    """Do what :func:`pack_names` does, in chunks.
 
     :param size: bytes of a chunk at most, if that is enough for one record
     :param most: records of a chunk at most
@@ -99,7 +87,7 @@ def pack_chunks(
         count = min(most, count)
     for start in range(0, len(names), count):
         batch = names[start : start + count]
-        yield pack_all(batch, data), len(batch)
+        yield pack_names(batch, data), len(batch)
 
 
 def answer_for(name: bytes, body: bytes, position: int) -> bytes:
@@ -140,7 +128,7 @@ def find_granted(
     if count < _MANY:
         return None
     del names[count:]
-    answers = pack_all(names, tail[1:-1])
+    answers = pack_names(names, tail[1:-1])
     if not body.startswith(answers, position):
         return None
     generation, _ = parse_position(tail[2:-1])

@@ -90,11 +90,16 @@ def pack(name: bytes, data: bytes) -> bytes:
     return b"".join((_LENGTH.pack(len(name) + len(data) + 2), name, b"\n", data, b"\n"))
 
 
-def pack_names(names: list[bytes], data: bytes = b"") -> list[bytes]:
-    """Do what :func:`pack` does, for many names with the same message."""
+def pack_names(names: list[bytes], data: bytes = b"") -> bytes:
+    """Encode a record for each name, all with the same message."""
     tail = b"\n%b\n" % data
-    size = len(tail)
-    return [pack_length(len(name) + size) + name + tail for name in names]
+    sizes = list(map(len, names))
+    # Of lengths there are few.
+    heads = {size: pack_length(size + len(tail)) for size in set(sizes)}
+    parts = [tail] * (3 * len(names))
+    parts[0::3] = map(heads.__getitem__, sizes)
+    parts[1::3] = names
+    return b"".join(parts)
 
 
 def unpack_names(data: bytes) -> list[bytes] | None:
@@ -104,7 +109,7 @@ def unpack_names(data: bytes) -> list[bytes] | None:
     """
     names = [record[4:] for record in data.split(b"\n\n")[:-1]]
     together = b"".join(names)
-    if b"\n" in together or not all(names) or b"".join(pack_names(names)) != data:
+    if b"\n" in together or not all(names) or pack_names(names) != data:
         return None
     return names
 

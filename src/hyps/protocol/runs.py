@@ -92,8 +92,13 @@ class Run:
         return messages
 
     @property
+    def channels(self) -> tuple[str, ...]:
+        """The channel: what a :class:`Batch` has several of."""
+        return (self.channel,)
+
+    @property
     def runs(self) -> tuple[Run, ...]:
-        """Itself: what a :class:`Batch` has several of."""
+        """Itself, likewise."""
         return (self,)
 
     def split(self, count: int) -> tuple[Run, Run]:
@@ -118,13 +123,14 @@ class Batch:
     :param parts: for each run its channel, the offset behind it and the number of its records
     """
 
-    __slots__ = ("_messages", "count", "parts", "records")
+    __slots__ = ("_messages", "_runs", "count", "parts", "records")
 
     def __init__(self, records: bytes, parts: Sequence[tuple[str, int, int]]) -> None:
         self.records: bytes = records
         self.parts: Sequence[tuple[str, int, int]] = parts
         self.count: int = sum([count for _, _, count in parts])
         self._messages: list[Message] | None = None
+        self._runs: tuple[Run, ...] = ()
 
     def __repr__(self) -> str:
         return f"Batch(records={self.records!r}, parts={self.parts!r})"
@@ -161,15 +167,22 @@ class Batch:
             position = stop
 
     @property
+    def channels(self) -> tuple[str, ...]:
+        """The channel of each run."""
+        return tuple([channel for channel, _, _ in self.parts])
+
+    @property
     def runs(self) -> tuple[Run, ...]:
-        """The same by channel."""
-        starts = [0, *[stop for _, stop, _ in self.parts]]
-        return tuple(
-            [
-                Run(channel, self.records[start:stop], count)
-                for start, (channel, stop, count) in zip(starts, self.parts, strict=False)
-            ]
-        )
+        """The same by channel; made once, as readers that want runs share those."""
+        if not self._runs:
+            starts = [0, *[stop for _, stop, _ in self.parts]]
+            self._runs = tuple(
+                [
+                    Run(channel, self.records[start:stop], count)
+                    for start, (channel, stop, count) in zip(starts, self.parts, strict=False)
+                ]
+            )
+        return self._runs
 
 
 def join(
