@@ -206,7 +206,7 @@ _TARGET_HEADS: Final = (
 
 
 def main() -> int:
-    """Run the command line; 1 if a message was lost or a measurement failed."""
+    """Run the command line; 1 if a message was lost or a measurement of Hyps failed."""
     options = parse_arguments()
     signal.signal(signal.SIGTERM, _leave)
     CORES.take(CORES.client)
@@ -229,7 +229,7 @@ def main() -> int:
         options.markdown.write_text(summary.markdown(results))
     if options.charts is not None:
         charts.write(options.charts, results)
-    return 1 if plan.failures or any(_lost(result) for result in results) else 0
+    return 1 if plan.has_failed or any(_lost(result) for result in results) else 0
 
 
 def _lost(result: Result) -> int:

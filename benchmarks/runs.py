@@ -67,6 +67,8 @@ class Plan:
     #: Why something is not in the table.
     left_out: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    #: Whether one of them is of Hyps.
+    has_failed: bool = False
 
     def measure(self, workload: Workload, systems: Sequence[System]) -> Result:
         """Measure a workload; the systems take turns, so that a bad moment hits all of them."""
@@ -83,6 +85,7 @@ class Plan:
                     entries.remove((entry, system))
                 except Exception as error:
                     self.failures.append(f"{workload}, {entry} failed: {error!r}")
+                    self.has_failed = self.has_failed or entry.system == OURS
                     entries.remove((entry, system))
                     progress(self.failures[-1])
                 else:
