@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from ._common import one_line
+from .._text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,6 +12,7 @@ import anyio
 import click
 
 from .. import HypsError, InvalidChannel
+from .._text import one_line
 from .._transport import MemoryAddress, parse_url
 from ..protocol.records import encode_channel
 
@@ -142,12 +143,3 @@ def check_channel(context: click.Context, parameter: click.Parameter, value: Any
     except InvalidChannel as error:
         raise click.ClickException(str(error)) from None
     return value
-
-
-def one_line(text: str) -> str:
-    """Make text safe for a terminal: what could move its cursor or hide text becomes an escape."""
-    return "".join(char if char.isprintable() and char != "\\" else _escape(char) for char in text)
-
-
-def _escape(char: str) -> str:
-    return "\\\\" if char == "\\" else char.encode("unicode_escape").decode()

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import click
 
 from .. import connect
+from .._text import one_line
 from ._common import (
     backend_option,
     check_channel,
-    one_line,
     run_client,
     token_option,
     url_option,
