@@ -290,6 +290,27 @@ class TestKeeping:
         assert self.position(broker, "c") == b"boot.0:0"
         assert self.position(broker, "a") == b"boot.1:0"
 
+    def test_whoever_left_the_most_makes_room(self) -> None:
+        broker = Broker("boot", Limits(max_kept=10))
+        self.left(broker, "a", "b", "c")
+        self.left(broker, *[f"flood.{number}" for number in range(40)])
+        assert broker.kept == 10
+        assert [self.position(broker, name) for name in "abc"] == [b"boot.0:0"] * 3
+
+    def test_channels_left_one_by_one_make_room_like_those_left_together(self) -> None:
+        broker = Broker("boot", Limits(max_kept=10))
+        self.left(broker, "a", "b", "c")
+        flood = connect(broker)
+        for number in range(100):
+            flood.client.subscribe([f"flood.{number}"])
+            flood.client.unsubscribe([f"flood.{number}"])
+            flood.pump()
+        assert broker.kept == 10
+        assert [self.position(broker, name) for name in "abc"] == [b"boot.0:0"] * 3
+
+    def test_all_channels_of_one_session_are_kept(self) -> None:
+        assert Limits().max_kept >= Limits().max_channels
+
 
 def test_generations_differ_between_hubs() -> None:
     assert {connect(Broker(boot), "c").client.position("c") for boot in ("1", "2")} == {

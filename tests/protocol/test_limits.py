@@ -126,7 +126,6 @@ def test_sessions_of_a_hub() -> None:
     first, _ = Pair(broker), Pair(broker)
     assert len(broker.sessions) == 2
     late = Pair(broker, opened=False)
-    assert late.server.state is State.CLOSED
     assert late.pump() == [PeerError("limit", "the hub has as many sessions as it takes")]
     assert late.server.eof_is_due
     assert len(broker.sessions) == 2
@@ -134,12 +133,12 @@ def test_sessions_of_a_hub() -> None:
     assert Pair(broker).client.state is State.OPEN
 
 
-def test_session_counts_from_its_first_byte() -> None:
+def test_who_has_not_opened_a_session_takes_no_place_of_one() -> None:
     broker = Broker("boot", Limits(max_sessions=1))
-    first = ServerProtocol(broker, session="1")
-    assert ServerProtocol(broker, session="2").state is State.CLOSED
-    first.close()
-    assert ServerProtocol(broker, session="3").state is State.OPENING
+    strangers = [ServerProtocol(broker, session=str(number)) for number in range(3)]
+    assert not broker.sessions
+    assert Pair(broker).server.state is State.OPEN
+    assert {stranger.state for stranger in strangers} == {State.OPENING}
 
 
 # Records in flight

@@ -3,114 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from functools import partial
 from typing import TYPE_CHECKING, Final
+from weakref import WeakSet
 
-from ._output import OutputQueue
-from ._position import format_position
-from .frames import Kind
-from .limits import PASS_WORK, Limits
+from ._chores import Chores
+from ._outbox import Channel, Outbox
+from ._retention import Left, Retention
+from .limits import CHUNK_OVERHEAD, PASS_WORK, Limits
 from .records import BATCH_SIZE, decode_channel, find_runs, pack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from .server import ServerProtocol
-    from .wire import Wire
 
 #: Subscribers that are looked through in about the time that it takes to hand one a run.
 _LOOKED_THROUGH: Final = 64
 
+#: Channels that a session leaves at once when it ends: about the work of ending it. The others are
+#: left in steps of as many.
+_LEFT_AT_ONCE: Final = 64
+
+#: Chunks that are weighed in the time of a unit of work.
+_WEIGHED: Final = 16
+
+#: The part of the total bound by which it may be passed, and that is made free when it is: looking
+#: at all queues is much work, and is not to be done for every few messages.
+_SLACK: Final = 1 / 16
+
 _BOOT_ID_CHARACTERS = frozenset(map(chr, range(0x21, 0x7F))) - {":"}
 
 
-class Channel:
-    """A channel that somebody holds or held: its position, and its subscribers' queues."""
-
-    __slots__ = ("count", "generation", "name", "outboxes")
-
-    def __init__(self, name: bytes, generation: bytes, outboxes: tuple[Outbox, ...] = ()) -> None:
-        self.name: bytes = name
-        self.generation: bytes = generation
-        self.count: int = 0
-        # In order: the first to subscribe is the first to be served. A tuple, as channels that one
-        # session holds alone, the most, share that session's.
-        self.outboxes: tuple[Outbox, ...] = outboxes
-
-    @property
-    def position(self) -> bytes:
-        """Generation and count, as they are written to subscribers."""
-        return format_position(self.generation, self.count)
-
-
-class Outbox(OutputQueue):
-    """What one session is owed: answers without exception, messages while there is room.
-
-    A session that reaches its bound loses every message until it has drained below half. Then it
-    is told the gaps, and goes on. Half, so that a slow reader sees few gaps with many messages in
-    between and not one after each message.
-
-    :param bound: queued bytes at which records are dropped
-    :param wire: see :class:`OutputQueue`
-    """
-
-    __slots__ = ("_bound", "_gaps", "_is_dropping", "_to_drop", "alone", "missed")
-
-    def __init__(self, bound: int, wire: Wire, on_output: Callable[[], object]) -> None:
-        super().__init__(wire, on_output)
-        self._bound = bound
-        self._is_dropping = False
-        self._to_drop = 0
-        # Channels with a gap that was not told yet.
-        self._gaps: dict[Channel, None] = {}
-        #: The outboxes of a channel that only this session holds.
-        self.alone: tuple[Outbox] = (self,)
-        #: Messages dropped so far.
-        self.missed: int = 0
-
-    def deliver(self, channels: dict[Channel, None], records: bytes, count: int) -> bool:
-        """Queue records of channels, all or none; none is a gap in each, which will be told."""
-        if self._is_dropping or self.queued >= self._bound:
-            self._is_dropping = True
-            self._gaps.update(channels)
-            self.missed += count
-            if self._to_drop:
-                self._to_drop -= 1
-                if not self._to_drop:
-                    self._end_dropping()
-            return False
-        self.put(Kind.MESSAGES, records)
-        return True
-
-    def drop_next(self, count: int) -> None:
-        """Let there be no room for the next records. Each must be delivered by itself.
-
-        :param count: how many, in addition to those of earlier calls
-        """
-        self._to_drop += count
-        self._is_dropping = self._is_dropping or count > 0
-
-    def tell_gap(self, channel: Channel) -> None:
-        """Queue the channel's gap if there is one that was not told."""
-        if channel in self._gaps:
-            del self._gaps[channel]
-            self.put(Kind.GAP, pack(channel.name, channel.position))
-
-    def settle(self) -> None:
-        super().settle()
-        if self._is_dropping and not self._to_drop and 2 * self.queued < self._bound:
-            self._end_dropping()
-
-    def _end_dropping(self) -> None:
-        self._is_dropping = False
-        # All at once: told a few at a time, channels that are busy would get new gaps before the
-        # last old one is told, and no message would ever pass.
-        for channel in list(self._gaps):
-            self.tell_gap(channel)
-
-    def __bool__(self) -> bool:
-        return super().__bool__() or bool(self._gaps)
+def _nothing() -> None:
+    pass
 
 
 class Broker:
@@ -124,13 +50,19 @@ class Broker:
     :param boot_id: 1 to 16 printable ASCII characters without ``:``, never used by another hub
         or by an earlier run of this one, so that no position is mistaken for another's
     :param limits: the bounds of the hub
+    :param on_chore: called when :meth:`tick` is to be called at once. It must not call this object.
     """
 
-    def __init__(self, boot_id: str, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        boot_id: str,
+        limits: Limits | None = None,
+        on_chore: Callable[[], object] = _nothing,
+    ) -> None:
         if not (1 <= len(boot_id) <= 16 and _BOOT_ID_CHARACTERS.issuperset(boot_id)):
             raise ValueError(f"not a boot id: {boot_id!r}")
         self.limits: Limits = limits or Limits()
-        #: The open connections.
+        #: The open sessions.
         self.sessions: set[ServerProtocol] = set()
         #: Messages taken from publishers.
         self.published: int = 0
@@ -144,14 +76,19 @@ class Broker:
         self._whole_run = self.limits.max_message
         self._boot_id = boot_id
         self._channels: dict[bytes, Channel] = {}
-        # Channels that nobody holds: those that were left since the last sweep, and before it.
-        # So each is kept for one to two times keep_time, and no times are noted.
-        # Ordered dicts, as a dict gets slower to take from the front of with each that was taken.
-        self._left: OrderedDict[Channel, None] = OrderedDict()
-        self._long_left: OrderedDict[Channel, None] = OrderedDict()
+        # Channels that nobody holds.
+        self._retention = Retention()
+        # What was left in the period before this one.
+        self._long_left: list[Left] = []
         self._sweep_at = math.inf
         self._removals = 0
         self._generation = self._make_generation()
+        self._chores = Chores(on_chore)
+        # What may hold messages: also of sessions that have ended, as long as these are sent.
+        self._outboxes: WeakSet[Outbox] = WeakSet()
+        # Bytes that may be handed out before what all sessions hold is to be looked at again.
+        self._room: float = self.limits.max_total_buffer
+        self._is_relieving = False
 
     def __repr__(self) -> str:
         return (
@@ -167,10 +104,15 @@ class Broker:
     @property
     def kept(self) -> int:
         """How many channels are kept that nobody holds."""
-        return len(self._left) + len(self._long_left)
+        return len(self._retention)
 
     def _make_generation(self) -> bytes:
         return f"{self._boot_id}.{self._removals}".encode()
+
+    def open_session(self, session: ServerProtocol, outbox: Outbox) -> None:
+        """Enter a session. What its outbox holds counts from now on, as long as there is one."""
+        self.sessions.add(session)
+        self._outboxes.add(outbox)
 
     def find(self, outbox: Outbox, name: bytes) -> Channel | None:
         """Give a channel if this subscriber holds it."""
@@ -204,8 +146,7 @@ class Broker:
         if channel is None:
             channel = self._channels[name] = Channel(name, self._generation)
         elif not channel.outboxes:
-            self._left.pop(channel, None)
-            self._long_left.pop(channel, None)
+            self._retention.release(channel)
         if not channel.outboxes:
             channel.outboxes = outbox.alone
         elif outbox not in channel.outboxes:
@@ -216,33 +157,70 @@ class Broker:
         """Remove a subscriber. A channel without any is kept for a while, see :meth:`tick`."""
         if len(channel.outboxes) == 1:
             channel.outboxes = ()
-            self._left[channel] = None
+            outbox.left = self._retention.keep(channel, outbox.left)
             if self.kept > self.limits.max_kept:
-                self._remove(next(iter(self._long_left or self._left)))
+                self._remove(self._retention.choose())
             return
         outboxes = channel.outboxes
         position = outboxes.index(outbox)
         others = outboxes[:position] + outboxes[position + 1 :]
         channel.outboxes = others if len(others) > 1 else others[0].alone
 
+    def close_session(
+        self, session: ServerProtocol, outbox: Outbox, channels: list[Channel]
+    ) -> None:
+        """Remove a session, and its outbox from all channels: by and by if they are many.
+
+        :param channels: all that it holds, and others; the list is emptied
+        """
+        self.sessions.discard(session)
+        outbox.close()
+        steps = self._leave(outbox, channels)
+        next(steps, None)
+        if channels:
+            self._chores.add(steps)
+
+    def _leave(self, outbox: Outbox, channels: list[Channel]) -> Iterator[int]:
+        while channels:
+            work = self.work
+            some = channels[-_LEFT_AT_ONCE:]
+            del channels[-_LEFT_AT_ONCE:]
+            for channel in some:
+                self.work += len(channel.outboxes) // _LOOKED_THROUGH
+                if outbox in channel.outboxes:
+                    self.unsubscribe(outbox, channel)
+            work, self.work = self.work - work, work
+            yield len(some) + work
+
     def tick(self, now: float) -> float:
-        """Remove channels that nobody has held for long enough.
+        """Do what is not done for one session: forget channels that nobody has held for long
+        enough, and what is much work, of which one call does a part.
 
         :param now: seconds on any clock that does not go backwards
         :return: when to call again, at the latest; infinity while all channels are held
         """
         if now >= self._sweep_at:
-            for channel in list(self._long_left):
-                self._remove(channel)
-            self._long_left, self._left = self._left, OrderedDict()
+            self._chores.add(self._forget(self._long_left))
+            self._long_left = self._retention.end_period()
             self._sweep_at = math.inf
-        if self._sweep_at == math.inf and (self._left or self._long_left):
+        self._chores.work(PASS_WORK)
+        if self._sweep_at == math.inf and self.kept:
             self._sweep_at = now + self.limits.keep_time
-        return self._sweep_at
+        return now if self._chores else self._sweep_at
+
+    def do_chores(self) -> None:
+        """Do a part of what :meth:`tick` does, in between: a hub that is busy gets on with it."""
+        if self._chores:
+            self._chores.work(PASS_WORK // 4)
+
+    def _forget(self, periods: list[Left]) -> Iterator[int]:
+        for left in periods:
+            while left.channels:
+                self._remove(next(iter(left.channels)))
+                yield 1
 
     def _remove(self, channel: Channel) -> None:
-        self._left.pop(channel, None)
-        self._long_left.pop(channel, None)
+        self._retention.release(channel)
         del self._channels[channel.name]
         # Generations must differ between two channels of one name, of which the first was
         # removed. So all that are made between two removals can share one, and its memory.
@@ -264,10 +242,10 @@ class Broker:
         """
         most = self.work + PASS_WORK
         taken = 0
-        # What was taken and not handed out yet: its start, its channels, and how many records; who
-        # gets it, and of how many channels it may be.
+        # What was taken and not handed out yet: its start, its channels with their counts before,
+        # and how many records; who gets it, and of how many channels it may be.
         start = position
-        channels: dict[Channel, None] = {}
+        channels: dict[Channel, int] = {}
         waiting = 0
         outboxes: tuple[Outbox, ...] = ()
         bound = 0
@@ -292,8 +270,9 @@ class Broker:
                     if not waiting:
                         outboxes = others
                         bound = PASS_WORK * _LOOKED_THROUGH // max(1, len(others))
+                    if channel not in channels:
+                        channels[channel] = channel.count
                     channel.count += count
-                    channels[channel] = None
                     waiting += count
                     codes.append(b"k" * count)
                 taken += count
@@ -315,7 +294,7 @@ class Broker:
         self,
         outboxes: tuple[Outbox, ...],
         records: bytes,
-        channels: dict[Channel, None],
+        channels: dict[Channel, int],
         count: int,
     ) -> None:
         """Hand records of channels to their subscribers."""
@@ -323,13 +302,72 @@ class Broker:
             return
         self.published += count
         self.work += len(outboxes)
-        refused = 0
+        refused = gone = 0
         for outbox in outboxes:
             if not outbox.deliver(channels, records, count):
                 refused += 1
+                gone += outbox.is_closed
         self.delivered += count * (len(outboxes) - refused)
-        self.missed += count * refused
+        self.missed += count * (refused - gone)
         self.work += refused * (len(channels) // _LOOKED_THROUGH)
+        self._room -= len(records) + CHUNK_OVERHEAD * len(outboxes)
+        if self._room < 0:
+            self._look_at_total()
+
+    # What all sessions hold
+
+    def _look_at_total(self) -> None:
+        """Find out, roughly, how much more may be handed out."""
+        most = self.limits.max_total_buffer
+        # More than there is, as what several hold counts for each. Mostly it is little enough.
+        total = sum([outbox.queued for outbox in self._outboxes])
+        self._room = max(most - total, most * _SLACK)
+        if total > most * (1 - _SLACK) and not self._is_relieving:
+            self._is_relieving = True
+            self._chores.add(self._relieve(), is_urgent=True)
+
+    def _relieve(self) -> Iterator[int]:
+        """Let the sessions with the longest queues lose their messages, until the rest fits."""
+        most = self.limits.max_total_buffer
+        while True:
+            held = 0.0
+            weights: list[tuple[float, Outbox]] = []
+            for outbox in list(self._outboxes):
+                weight, count = outbox.weigh()
+                held += weight
+                weights.append((weight, outbox))
+                yield 1 + count // _WEIGHED
+            if held <= most * (1 - _SLACK):
+                break
+            was_shed = False
+            weights.sort(key=lambda each: each[1].queued)
+            while weights and held > most * (1 - 2 * _SLACK):
+                weight, outbox = weights.pop()
+                held -= weight
+                bodies = outbox.shed()
+                was_shed = was_shed or bool(bodies)
+                yield from self._count_shed(outbox, bodies)
+            if not was_shed:
+                # Answers, and what is being sent.
+                break
+        self._room = max(most - held, most * _SLACK)
+        self._is_relieving = False
+
+    def _count_shed(self, outbox: Outbox, bodies: list[bytes]) -> Iterator[int]:
+        """Count messages as missed that were queued before."""
+        while bodies:
+            body = bodies.pop()
+            position = 0
+            while position < len(body):
+                names, stops, counts, _ = find_runs(body, position, most=_LEFT_AT_ONCE)
+                found = map(self._channels.get, names)
+                missed = sum(counts)
+                outbox.note_shed({each: 0 for each in found if each is not None}, missed)
+                self.delivered -= missed
+                self.missed += missed
+                position = stops[-1]
+                yield missed
+        outbox.end_shedding()
 
     def hand_out_singly(self) -> None:
         """Hand out each record by itself from now on, see :meth:`ServerProtocol.drop_next`."""
@@ -354,7 +392,8 @@ class Broker:
             end = position + 4 + int.from_bytes(data[position : position + 4], "big")
             is_too_large = end - position > largest
             if is_too_large or not self._whole_run:
-                self._hand_out(channel.outboxes, data[start:position], {channel: None}, waiting)
+                before = {channel: channel.count - waiting}
+                self._hand_out(channel.outboxes, data[start:position], before, waiting)
                 start, waiting = end if is_too_large else position, 0
             if is_too_large:
                 codes.append(b"s")
@@ -363,5 +402,6 @@ class Broker:
                 channel.count += 1
                 waiting += 1
             position = end
-        self._hand_out(channel.outboxes, data[start:stop], {channel: None}, waiting)
+        before = {channel: channel.count - waiting}
+        self._hand_out(channel.outboxes, data[start:stop], before, waiting)
         return b"".join(codes)

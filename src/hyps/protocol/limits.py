@@ -56,8 +56,12 @@ class Limits:
     :param max_buffer: bytes queued for one session before its records are dropped and counted.
         Small enough for thousands of stalled sessions, large enough for a burst of 100,000 small
         messages.
+    :param max_total_buffer: bytes queued for all sessions together, a message that many wait for
+        counted once. Above it the session with the longest queue loses its messages. Enough for
+        some dozens of sessions at ``max_buffer``, and room on the smallest of servers.
     :param max_kept: channels without subscribers that the hub goes on counting, so that a short
-        disconnection is a gap of known size. Each costs about 300 bytes.
+        disconnection is a gap of known size: all those of one session at ``max_channels``. Each
+        costs about 400 bytes. When there are more, the session that left the most loses its own.
     :param keep_time: seconds that it goes on, at least; at most three times as many. Clients are
         back in seconds; who was away for minutes wants a fresh start and not a number.
     :param max_sessions: sessions of one hub. Each takes a file descriptor, so the operating
@@ -74,7 +78,8 @@ class Limits:
     max_channels: int = 262_144
     max_in_flight: int = 65_536
     max_buffer: int = 16 * MIB
-    max_kept: int = 10_000
+    max_total_buffer: int = 1024 * MIB
+    max_kept: int = 262_144
     keep_time: float = 60.0
     max_sessions: int = 10_000
     max_backlog: int = 4 * MIB

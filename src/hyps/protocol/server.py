@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from ._channels import pack_chunks
 from ._endpoint import Endpoint, State
 from ._json import Fields, dump
+from ._outbox import Channel, Outbox
 from ._position import is_position
-from .broker import Broker, Channel, Outbox
 from .errors import ErrorCode, RemoteProtocolError
 from .events import Hello, Taken
 from .frames import PREFACE, Kind
@@ -21,6 +21,7 @@ from .wire import NativeWire, UnknownWire
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from .broker import Broker
     from .wire import Wire
 
     #: Takes records: the bytes they are in, the start of the first, and what gets their codes, as
@@ -105,10 +106,6 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         # A frame of which not all records have been taken: what takes them, the kind of the
         # answer, the body, how far it got.
         self._work: tuple[TakeRecords, Kind, bytes, int] | None = None
-        if len(broker.sessions) >= broker.limits.max_sessions:
-            self.fail("the hub has as many sessions as it takes", ErrorCode.LIMIT)
-        else:
-            broker.sessions.add(self)
 
     def _speak(self, wire: Wire) -> None:
         self._wire = self._outbox.wire = wire
@@ -124,14 +121,18 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         return self._held
 
     def accept(self) -> None:
-        """Open the session, in answer to :class:`Hello`.
+        """Open the session, in answer to :class:`Hello`; or refuse it, if there are too many.
 
         :raises LocalProtocolError: if there is no HELLO to answer
         """
         if self._state is not State.GREETED:
             raise self._forbid("accept()")
         limits = self.limits
+        if len(self._broker.sessions) >= limits.max_sessions:
+            self.fail("the hub has as many sessions as it takes", ErrorCode.LIMIT)
+            return
         self._state = State.OPEN
+        self._broker.open_session(self, self._outbox)
         self._wire.max_frame = limits.max_frame
         self._outbox.put(
             Kind.WELCOME,
@@ -191,11 +192,9 @@ class ServerProtocol(Endpoint[Hello | Taken]):
     def _close(self) -> None:
         super()._close()
         self._work = None
-        self._broker.sessions.discard(self)
-        for channel in self._channels:
-            if self._outbox in channel.outboxes:
-                self._leave(channel)
-        self._channels = []
+        channels, self._channels = self._channels, []
+        self._held = 0
+        self._broker.close_session(self, self._outbox, channels)
 
     def _advance(self) -> bool:
         if self._work is not None:
@@ -261,6 +260,7 @@ class ServerProtocol(Endpoint[Hello | Taken]):
                 work += taken + self._broker.work - work_before
                 self._events.append(Taken(taken, work))
         self._work = None if position == len(body) else (take, answer, body, position)
+        self._broker.do_chores()
         self._check_owed()
 
     def _take_runs(self, take: TakeRun, body: bytes, position: int, codes: list[bytes]) -> int:

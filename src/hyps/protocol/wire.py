@@ -109,6 +109,10 @@ class Wire(ABC):
         """Give what else may be sent now."""
         return ()
 
+    def shed(self) -> list[bytes]:
+        """Give back messages that were encoded and not sent, not even in part; forget them."""
+        return []
+
     def clear(self) -> None:  # noqa: B027 - there is nothing to clear where nothing is held
         """Forget what is held."""
 

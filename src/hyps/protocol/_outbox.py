@@ -1,0 +1,220 @@
+"""What one session is owed: answers without exception, messages while there is room."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from ._output import OutputQueue
+from ._position import format_position
+from .frames import Kind
+from .limits import CHUNK_OVERHEAD
+from .records import pack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ._retention import Left
+    from .wire import Wire
+
+#: Gaps that are queued at a time. The next ones follow when these have been sent.
+_GAPS: Final = 512
+
+#: What refers to the body of a chunk while it is weighed, besides the queues that hold it.
+_WEIGHING: Final = 2
+
+
+class Channel:
+    """A channel that somebody holds or held: its position, and its subscribers' queues."""
+
+    __slots__ = ("count", "generation", "name", "outboxes")
+
+    def __init__(self, name: bytes, generation: bytes, outboxes: tuple[Outbox, ...] = ()) -> None:
+        self.name: bytes = name
+        self.generation: bytes = generation
+        self.count: int = 0
+        # In order: the first to subscribe is the first to be served. A tuple, as channels that one
+        # session holds alone, the most, share that session's.
+        self.outboxes: tuple[Outbox, ...] = outboxes
+
+    @property
+    def position(self) -> bytes:
+        """Generation and count, as they are written to subscribers."""
+        return format_position(self.generation, self.count)
+
+
+class Outbox(OutputQueue):
+    """The output of one session.
+
+    A session that reaches its bound loses every message until it has drained below half. Half, so
+    that a slow reader sees few gaps with many messages in between and not one after each message.
+
+    Then messages pass again. A channel with a gap that was not told yet is told of it before its
+    next message; the gaps of channels that are quiet follow little by little, each time that
+    something is taken. All of them first would be much at once, and a few at a time *before*
+    messages pass would never come to an end: busy channels get new gaps meanwhile.
+
+    :param bound: queued bytes at which records are dropped
+    :param wire: see :class:`OutputQueue`
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_bound",
+        "_gaps",
+        "_is_dropping",
+        "_is_shedding",
+        "_to_drop",
+        "alone",
+        "is_closed",
+        "left",
+        "missed",
+    )
+
+    def __init__(self, bound: int, wire: Wire, on_output: Callable[[], object]) -> None:
+        super().__init__(wire, on_output)
+        self._bound = bound
+        self._is_dropping = False
+        self._is_shedding = False
+        self._to_drop = 0
+        # Channels with a gap that was not told yet.
+        self._gaps: dict[Channel, int] = {}
+        #: The outboxes of a channel that only this session holds.
+        self.alone: tuple[Outbox] = (self,)
+        #: The session has ended: it gets no more messages, and they are nobody's loss.
+        self.is_closed: bool = False
+        #: Messages dropped so far.
+        self.missed: int = 0
+        #: The channels that it left, see :class:`~._retention.Retention`.
+        self.left: Left | None = None
+
+    def deliver(self, channels: dict[Channel, int], records: bytes, count: int) -> bool:
+        """Queue records of channels, all or none; none is a gap in each, which will be told.
+
+        :param channels: the count of each before these records
+        :param count: how many records these are
+        """
+        if self._is_dropping or self.queued >= self._bound:
+            self._drop(channels, count)
+            return False
+        if self._gaps:
+            for channel in [each for each in channels if each in self._gaps]:
+                del self._gaps[channel]
+                position = format_position(channel.generation, channels[channel])
+                self.put(Kind.GAP, pack(channel.name, position))
+        self.put(Kind.MESSAGES, records)
+        return True
+
+    def _drop(self, channels: dict[Channel, int], count: int) -> None:
+        self._is_dropping = True
+        if self.is_closed:
+            return
+        self._gaps.update(channels)
+        self.missed += count
+        if self._to_drop:
+            self._to_drop -= 1
+            if not self._to_drop:
+                self._is_dropping = False
+                self._tell_gaps()
+
+    def drop_next(self, count: int) -> None:
+        """Let there be no room for the next records. Each must be delivered by itself.
+
+        :param count: how many, in addition to those of earlier calls
+        """
+        self._to_drop += count
+        self._is_dropping = self._is_dropping or count > 0
+
+    def tell_gap(self, channel: Channel) -> None:
+        """Queue the channel's gap if there is one that was not told, or may be."""
+        # While it is not known which channels have lost something, each may have. A subscriber that
+        # has not sees by the position that it has not.
+        if self._gaps.pop(channel, None) is not None or self._is_shedding:
+            self.put(Kind.GAP, pack(channel.name, channel.position))
+
+    def _tell_gaps(self) -> None:
+        channels = list(islice(self._gaps, _GAPS))
+        for channel in channels:
+            del self._gaps[channel]
+        for body, _ in self.cut([pack(each.name, each.position) for each in channels]):
+            self.put(Kind.GAP, body)
+
+    def close(self) -> None:
+        """Take no more messages. What is queued is still to be sent."""
+        self._tell_gaps()
+        self.is_closed = self._is_dropping = True
+
+    def take(self, max_bytes: int) -> bytes:
+        if self._gaps:
+            self.settle()
+            if not self._is_dropping or self.is_closed:
+                self._tell_gaps()
+        return super().take(max_bytes)
+
+    def settle(self) -> None:
+        super().settle()
+        if (
+            self._is_dropping
+            and not (self._to_drop or self._is_shedding or self.is_closed)
+            and 2 * self.queued < self._bound
+        ):
+            self._is_dropping = False
+
+    def clear(self) -> None:
+        self._gaps.clear()
+        super().clear()
+
+    def __bool__(self) -> bool:
+        return super().__bool__() or bool(self._gaps)
+
+    # The bound of the whole hub
+
+    def weigh(self) -> tuple[float, int]:
+        """Estimate the memory that would be free if only this session held nothing.
+
+        A message that several sessions wait for is in memory once, and each accounts for its part.
+
+        :return: bytes, and how many chunks were looked at
+        """
+        count = sys.getrefcount
+        size = float(self._leaving + self.wire.held)
+        for _, body, _ in self._chunks:
+            size += len(body) / (count(body) - _WEIGHING) + CHUNK_OVERHEAD
+        return size, len(self._chunks)
+
+    def shed(self) -> list[bytes]:
+        """Lose the messages that wait, and drop the next ones as if there were no room.
+
+        Call :meth:`note_shed` with what was in them, and then :meth:`end_shedding`.
+
+        :return: records
+        """
+        self._is_dropping = self._is_shedding = True
+        bodies = self.wire.shed()
+        self.queued -= self._held - self.wire.held
+        self._held = self.wire.held
+        kept: deque[tuple[int, bytes, int]] = deque()
+        for chunk in self._chunks:
+            if chunk[0] == Kind.MESSAGES:
+                bodies.append(chunk[1])
+                self.queued -= len(chunk[1]) + CHUNK_OVERHEAD
+            else:
+                kept.append(chunk)
+        self._chunks = kept or ()
+        return bodies
+
+    def note_shed(self, channels: dict[Channel, int], count: int) -> None:
+        """Take it that messages of these channels are lost.
+
+        :param count: how many messages
+        """
+        self.missed += count
+        if not self.is_closed:
+            self._gaps.update(channels)
+
+    def end_shedding(self) -> None:
+        """Let messages pass again once there is room."""
+        self._is_shedding = False
+        self.wake()

@@ -1,0 +1,151 @@
+"""The bound of what all sessions of a hub hold together."""
+
+from __future__ import annotations
+
+import pytest
+from protocol.pair import Pair, connect, output
+
+from hyps.protocol import Broker, Gap, Kind, Limits, Messages
+
+KIB = 1024
+BOUND = 1024 * KIB
+#: What the bound may be passed by, and that is made free when it is.
+SLACK = BOUND // 8
+
+
+def hub() -> Broker:
+    return Broker("boot", Limits(max_total_buffer=BOUND, max_buffer=BOUND))
+
+
+def publish(publisher: Pair, channel: str, size: int, count: int = 1) -> None:
+    for _ in range(count):
+        publisher.client.publish(channel, bytes(size))
+        publisher.pump()
+
+
+def held(pairs: list[Pair]) -> int:
+    return sum(pair.server.backlog for pair in pairs)
+
+
+def count_messages(pair: Pair) -> tuple[int, int]:
+    """Read everything; how many messages came, and how many were told as missed."""
+    messages = missed = 0
+    for event in pair.pump():
+        if isinstance(event, Messages):
+            messages += sum(run.count for run in event.runs)
+        elif isinstance(event, Gap):
+            assert event.missed is not None
+            missed += event.missed
+    return messages, missed
+
+
+def test_sessions_of_their_own_channels_hold_no_more_together() -> None:
+    broker = hub()
+    stalled = [connect(broker, f"c{number}") for number in range(16)]
+    publisher = connect(broker)
+    for number in range(16):
+        publish(publisher, f"c{number}", 10 * KIB, 20)
+        assert held(stalled) <= BOUND + SLACK
+    # Each message is accounted for, at the hub and for the session.
+    assert broker.published == broker.delivered + broker.missed == 16 * 20
+    assert broker.missed == sum(pair.server.missed for pair in stalled)
+    for pair in stalled:
+        lost = pair.server.missed
+        assert count_messages(pair) == (20 - lost, lost)
+
+
+def test_the_longest_queue_is_the_one_that_loses() -> None:
+    broker = hub()
+    short, long = connect(broker, "short"), connect(broker, "long")
+    publisher = connect(broker)
+    publish(publisher, "short", KIB, 100)
+    publish(publisher, "long", KIB, 1_000)
+    assert short.server.missed == 0
+    assert long.server.missed > 0
+    publish(publisher, "short", KIB)
+    assert count_messages(short) == (101, 0)
+
+
+def test_what_many_wait_for_counts_once() -> None:
+    broker = hub()
+    stalled = [connect(broker, "c") for _ in range(20)]
+    publisher = connect(broker)
+    publish(publisher, "c", 10 * KIB, 80)
+    assert held(stalled) > 10 * BOUND
+    assert broker.missed == 0
+
+
+def test_what_many_wait_for_is_bounded_too() -> None:
+    broker = hub()
+    stalled = [connect(broker, "a", "b") for _ in range(4)]
+    publisher = connect(broker)
+    for channel in ("a", "b"):
+        publish(publisher, channel, 10 * KIB, 90)
+    assert held(stalled) <= len(stalled) * (BOUND + SLACK)
+    assert broker.missed > 0
+    for pair in stalled:
+        lost = pair.server.missed
+        assert count_messages(pair) == (180 - lost, lost)
+
+
+def test_who_reads_loses_nothing() -> None:
+    broker = hub()
+    stalled = [connect(broker, "c") for _ in range(2)]
+    reader = connect(broker, "c", "d")
+    publisher = connect(broker)
+    messages = 0
+    for number in range(300):
+        publish(publisher, "c" if number % 2 else "d", 10 * KIB)
+        messages += count_messages(reader)[0]
+    assert messages == 300
+    assert sum(pair.server.missed for pair in stalled) > 0
+
+
+def test_answers_are_never_lost() -> None:
+    broker = hub()
+    stalled, publisher = connect(broker, "c"), connect(broker)
+    operations = []
+    for _ in range(150):
+        operations.append(stalled.client.publish("c", bytes(10 * KIB)))
+        stalled.send_up()
+        stalled.arrive_up()
+    assert stalled.server.missed > 0
+    publish(publisher, "d", 1)
+    answers = [body for kind, body in output(stalled.server) if kind == Kind.PUBLISH_ACK]
+    assert b"".join(answers) == b"k" * 150
+
+
+@pytest.mark.parametrize("operation", ["subscribe", "unsubscribe"])
+def test_the_loss_is_told_before_the_channel_is_answered_for(operation: str) -> None:
+    broker = hub()
+    stalled, publisher = connect(broker, "c"), connect(broker)
+    publish(publisher, "c", 10 * KIB, 150)
+    lost = stalled.server.missed
+    assert lost > 0
+    getattr(stalled.client, operation)(["c"])
+    stalled.send_up()
+    stalled.arrive_up()
+    kinds = [kind for kind, _ in output(stalled.server)]
+    answer = Kind.SUBSCRIBE_ACK if operation == "subscribe" else Kind.UNSUBSCRIBE_ACK
+    assert Kind.GAP in kinds[: kinds.index(answer)]
+
+
+def test_messages_pass_again_once_there_is_room() -> None:
+    broker = hub()
+    stalled, publisher = connect(broker, "c"), connect(broker)
+    publish(publisher, "c", 10 * KIB, 150)
+    before = count_messages(stalled)
+    assert sum(before) == 150
+    publish(publisher, "c", 10 * KIB)
+    assert count_messages(stalled) == (1, 0)
+    assert stalled.client.position("c") == b"boot.0:151"
+
+
+def test_a_session_that_ends_is_free_again() -> None:
+    broker = hub()
+    for _ in range(5):
+        stalled, publisher = connect(broker, "c"), connect(broker)
+        publish(publisher, "c", 10 * KIB, 80)
+        assert stalled.server.missed == 0
+        stalled.lose()
+        stalled.server.discard()
