@@ -98,6 +98,11 @@ class Pump(Generic[_Endpoint]):
         # Per delivery at the hub, as is flush().
         self._engine.note_output(self)
 
+    @property
+    def backlog(self) -> int:
+        """Bytes that wait to be sent."""
+        return self.protocol.backlog
+
     def close(self) -> None:
         """End the connection: flush, half-close, wait for the peer, all in bounded time."""
         self.protocol.close()
@@ -182,7 +187,7 @@ class Pump(Generic[_Endpoint]):
         state = self.protocol.state
         if self._is_opening or state is not State.OPEN:
             self._on_state(state)
-        self._engine.flush()
+        self._engine.flush(self)
 
     def _on_state(self, state: State) -> None:
         if state in (State.CLOSED, State.DRAINING):

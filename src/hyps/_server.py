@@ -2,50 +2,47 @@
 
 from __future__ import annotations
 
-import hmac
-import logging
+import errno
+import ipaddress
 import os
 import secrets
+import ssl
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import anyio
 from anyio.abc import SocketAttribute, TaskStatus
+from anyio.lowlevel import checkpoint
 from anyio.streams.stapled import MultiListener
 from anyio.streams.tls import TLSStream
 
 from . import _sockets
 from ._clock import clock_of
 from ._engine import Engine
+from ._logs import Log
 from ._pump import Pump
+from ._session import Session
 from ._sockets import Transport
+from ._strangers import Penalties, Stranger, Strangers
 from ._transport import DEFAULT_HOST, DEFAULT_PORT, TCPAddress, UnixAddress, listen
 from ._version import __version__
-from .protocol import (
-    Broker,
-    ErrorCode,
-    Hello,
-    Limits,
-    PeerError,
-    RemoteProtocolError,
-    ServerProtocol,
-    State,
-)
+from .protocol import Broker, Limits, ServerProtocol
 
 if TYPE_CHECKING:
     import socket
-    import ssl
     from collections.abc import AsyncIterator, Sequence
 
     from anyio.abc import ByteStream, SocketListener
 
-    from .protocol import ClientEvent, ServerEvent
-
-logger = logging.getLogger("hyps.server")
-
 #: At what rate clients are asked to come back when a hub leaves.
 _RECONNECTS_PER_SECOND: Final = 1_000
+
+#: Seconds after which the log is told what was left out of it, at the latest.
+_TELL_OMITTED: Final = 10.0
+
+#: Strangers that are closed at a time when there are no more descriptors.
+_CLOSED_AT_ONCE: Final = 16
 
 
 class Server(anyio.AsyncContextManagerMixin):
@@ -87,7 +84,14 @@ class Server(anyio.AsyncContextManagerMixin):
         else:
             raise ValueError("there is no TLS over Unix sockets")
         self._ssl_context = ssl_context
-        self._broker = Broker(secrets.token_hex(6), limits)
+        self._broker = Broker(secrets.token_hex(6), limits, self._on_chore)
+        limits = self._broker.limits
+        self._log = Log("hyps.server")
+        self._strangers = Strangers(limits.max_strangers, limits.max_strangers_per_address)
+        # A client that is not answered in time is given up.
+        self._penalties = Penalties(limits.hello_timeout / 2)
+        # Set when there is something to do; while somebody waits for it.
+        self._chore: anyio.Event | None = None
         self._pumps: set[Pump[ServerProtocol]] = set()
         self._accepted = 0
         self._is_leaving = False
@@ -111,10 +115,12 @@ class Server(anyio.AsyncContextManagerMixin):
         listeners = await listen(self._address)
         if isinstance(self._address, UnixAddress):
             self._socket_id = _file_id(self._address.path)
-        self._urls = tuple(str(self._bound_address(listener)) for listener in listeners)
+        addresses = [self._bound_address(listener) for listener in listeners]
+        self._urls = tuple(map(str, addresses))
+        self._warn_if_open(addresses)
         try:
             async with MultiListener(listeners), Engine() as engine:
-                engine.start_soon(self._forget_channels)
+                engine.start_soon(self._keep_house)
                 for listener in listeners:
                     engine.start_soon(self._accept, listener, engine)
                 try:
@@ -124,12 +130,34 @@ class Server(anyio.AsyncContextManagerMixin):
         finally:
             self._remove_socket()
 
-    async def _forget_channels(self) -> None:
-        """Let the broker forget the channels that nobody has held for long enough."""
+    def _warn_if_open(self, addresses: Sequence[TCPAddress | UnixAddress]) -> None:
+        """Say so if whoever can reach this machine is let in."""
+        asks = self._token is not None or (
+            self._ssl_context is not None and self._ssl_context.verify_mode == ssl.CERT_REQUIRED
+        )
+        hosts = [each.host for each in addresses if isinstance(each, TCPAddress)]
+        is_local = all(ipaddress.ip_address(host.partition("%")[0]).is_loopback for host in hosts)
+        if not (asks or is_local):
+            self._log.warning(
+                "everybody who reaches %s is let in: there is no token", ", ".join(self._urls)
+            )
+
+    def _on_chore(self) -> None:
+        if self._chore is not None:
+            self._chore.set()
+
+    async def _keep_house(self) -> None:
+        """Let the broker do what is nobody's: forget channels, and other work in slices."""
         while True:
+            self._chore = anyio.Event()
             now = anyio.current_time()
-            delay = min(self._broker.tick(now) - now, self._broker.limits.keep_time)
-            await anyio.sleep(delay)
+            delay = self._broker.tick(now) - now
+            self._log.tell_omitted()
+            if delay <= 0:
+                await checkpoint()
+            else:
+                with anyio.move_on_after(min(delay, _TELL_OMITTED)):
+                    await self._chore.wait()
 
     def _bound_address(self, listener: SocketListener) -> TCPAddress | UnixAddress:
         if isinstance(self._address, UnixAddress):
@@ -174,8 +202,10 @@ class Server(anyio.AsyncContextManagerMixin):
             except anyio.ClosedResourceError:
                 return
             except OSError as error:
-                # Most likely out of file descriptors: one session must end first.
-                logger.warning("cannot accept a connection: %s", error)
+                self._log.warning("cannot accept a connection: %s", error)
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    for _ in range(_CLOSED_AT_ONCE):
+                        self._strangers.close_oldest()
                 await anyio.sleep(0.1)
             else:
                 engine.start_soon(self._welcome, raw, engine)
@@ -186,21 +216,31 @@ class Server(anyio.AsyncContextManagerMixin):
         except OSError:
             return
         stream = transport.stream
+        host, name = _peer(stream)
+        scope = anyio.CancelScope()
+        stranger = Stranger(host, scope.cancel)
+        closed = self._strangers.enter(stranger)
+        if closed is not None:
+            self._log.warning(
+                "%s: closed: it had not opened a session, and there are too many such",
+                closed.address,
+            )
         try:
-            if self._ssl_context is not None:
-                transport = Transport(await self._wrap(stream, self._ssl_context))
-            # One that was accepted while the server was left would be missed by the goodbyes.
-            if not self._is_leaving:
-                # Shielded: when the server is cancelled its sessions have time to end.
-                await self._serve_session(transport, engine, shield=True)
+            with scope:
+                if self._ssl_context is not None:
+                    transport = Transport(await self._wrap(stream, self._ssl_context))
+                # One that was accepted while the server was left would be missed by the goodbyes.
+                if not self._is_leaving:
+                    # Shielded: when the server is cancelled its sessions have time to end.
+                    await self._serve_session(transport, engine, stranger, name, shield=True)
         except (OSError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
             # TimeoutError is an OSError too.
-            why = str(error) or repr(error)
-            logger.warning("%s: refused (tls): %s", _peer(stream), why)
+            self._log.warning("%s: refused (tls): %s", name, str(error) or repr(error))
         except Exception:
             # A defect of the hub. It must not end the others.
-            logger.exception("internal error")
+            self._log.exception("%s: internal error", name)
         finally:
+            self._strangers.leave(stranger)
             await anyio.aclose_forcefully(stream)
 
     async def _wrap(self, stream: ByteStream, ssl_context: ssl.SSLContext) -> ByteStream:
@@ -214,89 +254,67 @@ class Server(anyio.AsyncContextManagerMixin):
 
         :param stream: what a client is at the other end of
         """
+        host, name = _peer(stream)
         async with Engine(clock_of(stream)) as engine:
-            await self._serve_session(Transport(stream), engine, shield=False)
+            stranger = Stranger(host, lambda: None)
+            await self._serve_session(Transport(stream), engine, stranger, name, shield=False)
+            with anyio.CancelScope(shield=True):
+                # For servers that are not entered, of which nobody else tells the time.
+                while self._broker.tick(now := engine.clock.now()) <= now:
+                    await checkpoint()
 
-    async def _serve_session(self, transport: Transport, engine: Engine, *, shield: bool) -> None:
+    async def _serve_session(
+        self, transport: Transport, engine: Engine, stranger: Stranger, peer: str, *, shield: bool
+    ) -> None:
         self._accepted += 1
-        name = str(self._accepted)
+        number = str(self._accepted)
         pump = Pump(
             transport,
             engine,
             lambda on_output: ServerProtocol(
                 self._broker,
-                session=name,
+                session=number,
                 server=f"hyps-py/{__version__}",
                 on_output=on_output,
             ),
             shield=shield,
         )
-        session = _Session(pump.protocol, f"{name} ({_peer(transport.stream)})", self._token)
+        stranger.abort = pump.abort
+        session = Session(
+            pump.protocol,
+            f"{number} ({peer})",
+            host=stranger.address,
+            token=self._token,
+            penalties=self._penalties,
+            engine=engine,
+            log=self._log,
+            on_open=lambda: self._strangers.leave(stranger),
+        )
         self._pumps.add(pump)
         try:
             await pump.run(session.on_event, session.on_violation)
         except Exception:
             # A defect of the hub. It ends this session and must not end the others.
-            logger.exception("session %s: internal error", session.name)
+            self._log.exception("session %s: internal error", session.name)
         finally:
             pump.protocol.close()
             pump.protocol.discard()
-            # For servers that are not entered, of which nobody else tells the time.
-            self._broker.tick(engine.clock.now())
             self._pumps.discard(pump)
-            session.log_end()
+            session.end()
             if self._all_left is not None and not self._pumps:
                 self._all_left.set()
 
 
-class _Session:
-    """What the hub decides, and logs, about one connection."""
-
-    __slots__ = ("_protocol", "_token", "name")
-
-    def __init__(self, protocol: ServerProtocol, name: str, token: bytes | None) -> None:
-        self.name = name
-        self._protocol = protocol
-        self._token = token
-        if protocol.state is State.CLOSED:
-            logger.warning("session %s: refused (limit): there are as many as may be", name)
-        else:
-            logger.debug("session %s: connected", name)
-
-    def on_event(self, event: ClientEvent | ServerEvent) -> None:
-        if isinstance(event, Hello):
-            self._on_hello(event)
-        elif isinstance(event, PeerError):
-            logger.info("session %s: the client gave up: %s", self.name, event)
-
-    def _on_hello(self, hello: Hello) -> None:
-        if self._token is None or hmac.compare_digest((hello.token or "").encode(), self._token):
-            logger.debug("session %s: client %r", self.name, hello.client)
-            self._protocol.accept()
-        else:
-            why = "a token is required" if hello.token is None else "the token is wrong"
-            logger.warning("session %s: refused: %s", self.name, why)
-            self._protocol.refuse(why, ErrorCode.AUTH)
-
-    def on_violation(self, error: RemoteProtocolError) -> None:
-        logger.warning("session %s: refused (%s): %s", self.name, error.code, error)
-
-    def log_end(self) -> None:
-        missed = self._protocol.missed
-        if missed:
-            logger.info("session %s: missed %d messages", self.name, missed)
-        logger.debug("session %s: ended", self.name)
-
-
-def _peer(stream: ByteStream) -> str:
+def _peer(stream: ByteStream) -> tuple[str, str]:
+    """Give the address of a stream's other end, and how it is called in the log."""
     try:
         address = stream.extra(SocketAttribute.remote_address, None)
     except Exception:
         # Of a connection that was reset already, uvloop has no socket, which AnyIO does not expect.
-        return "gone already"
+        return "", "gone already"
     if isinstance(address, tuple):
-        return f"{address[0]}:{address[1]}"
-    return "local"
+        return str(address[0]), f"{address[0]}:{address[1]}"
+    return "", "local"
 
 
 def _file_id(path: str) -> tuple[int, int] | None:

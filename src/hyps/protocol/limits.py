@@ -64,8 +64,12 @@ class Limits:
         costs about 400 bytes. When there are more, the session that left the most loses its own.
     :param keep_time: seconds that it goes on, at least; at most three times as many. Clients are
         back in seconds; who was away for minutes wants a fresh start and not a number.
-    :param max_sessions: sessions of one hub. Each takes a file descriptor, so the operating
+    :param max_sessions: open sessions of one hub. Each takes a file descriptor, so the operating
         system's bound may be reached first.
+    :param max_strangers: connections of one hub that have not opened a session yet. At the bound
+        the oldest is closed. As many as there may be clients that come back at once, at some
+        hundred a second and a round trip each, with a lot of room.
+    :param max_strangers_per_address: the same, of one address
     :param max_backlog: bytes that one client queues before ``publish()`` waits.
     :param hello_timeout: seconds in which a session must be opened.
     :param close_timeout: seconds that a goodbye may take: flushing, and waiting for the peer.
@@ -82,6 +86,8 @@ class Limits:
     max_kept: int = 262_144
     keep_time: float = 60.0
     max_sessions: int = 10_000
+    max_strangers: int = 1_024
+    max_strangers_per_address: int = 512
     max_backlog: int = 4 * MIB
     hello_timeout: float = 10.0
     close_timeout: float = 5.0
