@@ -30,6 +30,10 @@ _Endpoint = TypeVar("_Endpoint", ClientProtocol, ServerProtocol)
 _BROKEN: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 
 
+def _ignore(event: object) -> None:
+    pass
+
+
 class Pump(Generic[_Endpoint]):
     """Runs one connection from its first byte until it is closed.
 
@@ -129,7 +133,7 @@ class Pump(Generic[_Endpoint]):
         :param on_violation: told once when the peer broke the rules, before it is told itself
         :param on_sent: called when output was taken, so that there is room for more
         """
-        self._on_event = on_event
+        self._on_event: Callable[[ClientEvent | ServerEvent], None] = on_event
         self._on_violation: Callable[[RemoteProtocolError], None] | None = on_violation
         self._on_sent = on_sent
         self._is_writing = False
@@ -144,8 +148,12 @@ class Pump(Generic[_Endpoint]):
             self._drop_alarm()
             if self._writer is not None:
                 self._writer.cancel()
-            # What is queued can be much, and must not wait for the collector of cycles.
+            # What is queued can be much, and must not wait for the collector of cycles. Nor should
+            # the rest: sessions that come and go would pile up.
+            self._rest = b""
             self.protocol.discard()
+            self._on_event = _ignore
+            self._on_violation = self._on_sent = None
             with anyio.move_on_after(self.protocol.limits.close_timeout, shield=True):
                 await anyio.aclose_forcefully(self._transport.stream)
         if self._failure is not None:
@@ -310,7 +318,9 @@ class Pump(Generic[_Endpoint]):
     # Ending
 
     def _break(self, error: BaseException) -> None:
-        self.broken = error.__cause__ or error
+        # Without the frames that it was raised through: they hold what was being sent, and would
+        # keep it until the collector of cycles comes.
+        self.broken = (error.__cause__ or error).with_traceback(None)
         self._scope.cancel()
 
     def _fail(self, error: Exception) -> None:

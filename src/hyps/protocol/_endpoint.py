@@ -243,8 +243,7 @@ class Endpoint(Generic[_Event]):
 
     def discard(self) -> None:
         """Forget what was received or is to be sent: the transport is gone."""
-        self._output.settle()
-        self._output.clear()
+        self._output.release()
         self._wire.discard()
 
     def fail(self, message: str, code: str = ErrorCode.INTERNAL) -> None:

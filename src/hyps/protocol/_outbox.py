@@ -81,8 +81,8 @@ class Outbox(OutputQueue):
         self._to_drop = 0
         # Channels with a gap that was not told yet.
         self._gaps: dict[Channel, int] = {}
-        #: The outboxes of a channel that only this session holds.
-        self.alone: tuple[Outbox] = (self,)
+        #: The outboxes of a channel that only this session holds; none once it has left all.
+        self.alone: tuple[Outbox, ...] = (self,)
         #: The session has ended: it gets no more messages, and they are nobody's loss.
         self.is_closed: bool = False
         #: Messages dropped so far.

@@ -32,6 +32,10 @@ _LISTS: Final = frozenset(
 _Chunk = tuple[int, bytes, int]
 
 
+def nothing() -> None:
+    """Do nothing, in the place of what is to be called."""
+
+
 class OutputQueue:
     """Bodies of frames in the order in which they are sent.
 
@@ -131,6 +135,13 @@ class OutputQueue:
         self._held = 0
         self.queued = self._leaving
         self.items = self.items_size = 0
+
+    def release(self) -> None:
+        """Forget everything, and who was to be called: nothing is taken any more."""
+        self.settle()
+        self.clear()
+        self._urgent = ()
+        self._on_output = nothing
 
     def settle(self) -> None:
         """Stop counting what was taken: it has been sent."""

@@ -9,6 +9,7 @@ from weakref import WeakSet
 
 from ._chores import Chores
 from ._outbox import Channel, Outbox
+from ._output import nothing
 from ._retention import Left, Retention
 from .limits import CHUNK_OVERHEAD, PASS_WORK, Limits
 from .records import BATCH_SIZE, decode_channel, find_runs, pack
@@ -35,10 +36,6 @@ _SLACK: Final = 1 / 16
 _BOOT_ID_CHARACTERS = frozenset(map(chr, range(0x21, 0x7F))) - {":"}
 
 
-def _nothing() -> None:
-    pass
-
-
 class Broker:
     """Routes what is published to the sessions that hold its channel.
 
@@ -57,7 +54,7 @@ class Broker:
         self,
         boot_id: str,
         limits: Limits | None = None,
-        on_chore: Callable[[], object] = _nothing,
+        on_chore: Callable[[], object] = nothing,
     ) -> None:
         if not (1 <= len(boot_id) <= 16 and _BOOT_ID_CHARACTERS.issuperset(boot_id)):
             raise ValueError(f"not a boot id: {boot_id!r}")
@@ -176,9 +173,10 @@ class Broker:
         self.sessions.discard(session)
         outbox.close()
         steps = self._leave(outbox, channels)
-        next(steps, None)
-        if channels:
-            self._chores.add(steps)
+        for _ in steps:
+            if channels:
+                self._chores.add(steps)
+                break
 
     def _leave(self, outbox: Outbox, channels: list[Channel]) -> Iterator[int]:
         while channels:
@@ -191,6 +189,8 @@ class Broker:
                     self.unsubscribe(outbox, channel)
             work, self.work = self.work - work, work
             yield len(some) + work
+        # It refers to itself.
+        outbox.alone = ()
 
     def tick(self, now: float) -> float:
         """Do what is not done for one session: forget channels that nobody has held for long

@@ -16,6 +16,7 @@ from ._channels import (
 from ._endpoint import Endpoint, State
 from ._json import Fields, dump
 from ._operations import Operation, Operations
+from ._output import nothing
 from ._position import is_position, parse_position
 from ._requests import Requests, too_long
 from .errors import RemoteProtocolError
@@ -62,10 +63,6 @@ _MAX_RECONNECT_AFTER: Final = 86_400
 _NOT_JOINING: Final = (math.inf, 0, b"")
 
 
-def _nothing() -> None:
-    pass
-
-
 _ClientOnly = Welcome | Acked | Rejected | Lost | Messages | Gap | GoingAway
 
 
@@ -95,7 +92,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         client: str = "hyps",
         token: str | None = None,
         limits: Limits | None = None,
-        on_output: Callable[[], object] = _nothing,
+        on_output: Callable[[], object] = nothing,
         wire: Wire | None = None,
     ) -> None:
         wire = wire or NativeWire(MAX_OPENING_FRAME, preface=False)

@@ -10,6 +10,7 @@ from ._channels import pack_chunks
 from ._endpoint import Endpoint, State
 from ._json import Fields, dump
 from ._outbox import Channel, Outbox
+from ._output import nothing
 from ._position import is_position
 from .errors import ErrorCode, RemoteProtocolError
 from .events import Hello, Taken
@@ -57,10 +58,6 @@ _WIRES: Final[Mapping[bytes, Callable[[int], Wire]]] = {
 }
 
 
-def _nothing() -> None:
-    pass
-
-
 class ServerProtocol(Endpoint[Hello | Taken]):
     """One session of a hub, without I/O.
 
@@ -83,7 +80,7 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         *,
         session: str,
         server: str = "hyps",
-        on_output: Callable[[], object] = _nothing,
+        on_output: Callable[[], object] = nothing,
     ) -> None:
         wire = UnknownWire(MAX_OPENING_FRAME, _WIRES, self._speak)
         self._outbox = Outbox(broker.limits.max_buffer, wire, on_output)
