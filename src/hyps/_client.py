@@ -46,8 +46,8 @@ DEFAULT_RECONNECT_MAX_DELAY: Final = 10.0
 class Client:
     """A connection to a hub, shared by any number of tasks and subscriptions.
 
-    Made by :func:`connect`. Enter it, or call :meth:`connect` and :meth:`shutdown`, which any two
-    tasks may do::
+    Made by :func:`connect`. Enter it, once at a time, or call :meth:`connect` and
+    :meth:`shutdown`, which any two tasks may do::
 
         async with hyps.connect("hyps://127.0.0.1:8787") as client:
             await client.publish("foo_ch", b"foo_msg")

@@ -59,6 +59,9 @@ class Subscription(Generic[Item]):
     The buffer is bounded, and what happens when it is full was chosen with ``overflow``. Each
     loss is counted and logged; with ``gaps=True`` it is also yielded, as a :class:`Gap` where the
     messages would have been. Other subscriptions are not affected.
+
+    One that nobody refers to any more and that was not left is left then, with a
+    ``ResourceWarning``.
     """
 
     # There can be a great many.
