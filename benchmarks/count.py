@@ -104,7 +104,7 @@ def _read(batches: Sequence[Run | Batch], *, at_once: bool) -> int:
     async def go() -> None:
         with calls.counted():
             for batch in batches:
-                subscription.deliver(batch)
+                subscription._inbox.deliver(batch)
             left = WINDOW
             if at_once:
                 left -= len(await subscription.receive_many())

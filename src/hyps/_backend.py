@@ -1,8 +1,9 @@
-"""The two things that AnyIO does not have. Nothing else asks which event loop runs.
+"""The things that AnyIO does not have. Nothing else asks which event loop runs.
 
 A task outside of every task group, because a client may be connected by one task, used by others
 and shut down by a third. And a waiter for one task, because with ``anyio.Event``
 waiting takes one and a half times to twice as long, and there is one for each awaited operation.
+And a call from where nothing may be awaited or changed: the garbage collector's.
 """
 
 from __future__ import annotations
@@ -95,3 +96,15 @@ def wake(waiter: Waiter) -> None:
     """End a wait. Harmless if it has ended."""
     if not waiter.done():
         waiter.set_result(None)
+
+
+def call_soon() -> Callable[[Callable[[], None]], object]:
+    """Give what lets this event loop call something, from any thread and in the middle of anything.
+
+    It raises RuntimeError if the loop is closed.
+    """
+    if _on_asyncio():
+        return asyncio.get_running_loop().call_soon_threadsafe
+    import trio
+
+    return trio.lowlevel.current_trio_token().run_sync_soon

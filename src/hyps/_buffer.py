@@ -46,8 +46,8 @@ class _Gaps:
         # Ordered, as a dict gets slower to take from the front of with each that was taken.
         self._gaps: OrderedDict[tuple[str, GapReason, bool], _Missed] = OrderedDict()
 
-    def __bool__(self) -> bool:
-        return bool(self._gaps)
+    def __len__(self) -> int:
+        return len(self._gaps)
 
     def add(self, channel: str, missed: int | None, reason: GapReason) -> None:
         key = (channel, reason, missed is None)
@@ -85,22 +85,23 @@ class Buffer:
 
     __slots__ = (
         "_count",
+        "_gap_count",
         "_items",
         "_max_bytes",
-        "_max_messages",
         "_open",
         "_ready_ends",
         "_ready_parts",
         "_ready_size",
         "_size",
-        "is_closed",
+        "has_overflowed",
+        "max_messages",
         "ready",
     )
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
         if max_messages < 1 or max_bytes < 1:
             raise ValueError("max_messages and max_bytes must be positive")
-        self._max_messages = max_messages
+        self.max_messages = max_messages
         self._max_bytes = max_bytes
         # Records as they came: what is per message is done when it is read.
         self._items: deque[Run | Batch | _Missed] = _NOTHING
@@ -115,12 +116,24 @@ class Buffer:
         self._ready_ends: Sequence[int] = ()
         # By channel and reason, the gaps in the queue that no message of the channel is behind.
         self._open: dict[str, dict[GapReason, _Missed]] = _NO_GAPS
-        #: Set when the policy is to end at a message that there is no room for.
-        self.is_closed = False
+        # Gaps in the queue.
+        self._gap_count = 0
+        #: Set when there was no room for a message; for the reader to clear.
+        self.has_overflowed = False
 
     def __bool__(self) -> bool:
         """Whether :meth:`take` has something."""
         return bool(self._items)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the policy is to end at the message that there was no room for."""
+        return False
+
+    def count_items(self, *, gaps: bool) -> int:
+        """Count the messages that are there, and the gaps if they are yielded too."""
+        count = self._count + length_hint(self.ready)
+        return count + self._gap_count if gaps else count
 
     # Writing
 
@@ -133,7 +146,7 @@ class Buffer:
         unread = length_hint(self.ready)
         count = self._count + unread
         size = self._size + self._ready_size if unread else self._size
-        if count + batch.count > self._max_messages or size + len(batch.records) > self._max_bytes:
+        if count + batch.count > self.max_messages or size + len(batch.records) > self._max_bytes:
             if isinstance(batch, Batch):
                 return sum([self.put(run) for run in batch.runs])
             return self._put_what_fits(batch, count, size)
@@ -159,13 +172,14 @@ class Buffer:
             read = bisect_right(self._ready_ends, self._ready_ends[-1] - unread)
             if read:
                 size -= self._ready_parts[read - 1][1]
-        room = _fit(run, self._max_messages - count, self._max_bytes - size)
+        room = _fit(run, self.max_messages - count, self._max_bytes - size)
         room = max(room, 0 if count else 1)
         if room == run.count:
             self._append(run)
             return 0
         if room:
             self._append(run.split(room)[0])
+        self.has_overflowed = True
         self.put_gap(run.channel, run.count - room, "client")
         return run.count - room
 
@@ -181,9 +195,11 @@ class Buffer:
             if self._items is _NOTHING:
                 self._items = deque()
             self._items.append(gap)
+            self._gap_count += 1
 
     def _close(self, gap: _Missed) -> None:
         """Let a gap grow no more: it has left the queue."""
+        self._gap_count -= 1
         gaps = self._open.get(gap.channel)
         if gaps is not None and gaps.get(gap.reason) is gap:
             del gaps[gap.reason]
@@ -230,6 +246,10 @@ class _DropOldest(Buffer):
     def __bool__(self) -> bool:
         return bool(self._front or self._items) or length_hint(self._rest) > 0
 
+    def count_items(self, *, gaps: bool) -> int:
+        count = super().count_items(gaps=gaps) + length_hint(self._rest)
+        return count + len(self._front) if gaps else count
+
     def put(self, batch: Run | Batch) -> int:
         if isinstance(batch, Batch):
             # What is dropped is dropped by channel.
@@ -242,14 +262,16 @@ class _DropOldest(Buffer):
         if length_hint(self.ready):
             self._rest, self.ready = self.ready, _NOBODY
         self._append(run)
-        return self._drop_rest() + self._drop()
+        dropped = self._drop_rest() + self._drop()
+        self.has_overflowed = self.has_overflowed or dropped > 0
+        return dropped
 
     def _drop_rest(self) -> int:
         """Drop messages of the run that was being read, as long as something is over a bound."""
         dropped = 0
         left = length_hint(self._rest)
         while left and (
-            self._count + left > self._max_messages
+            self._count + left > self.max_messages
             or self._size + self._ready_size > self._max_bytes
         ):
             message = next(self._rest)
@@ -266,7 +288,7 @@ class _DropOldest(Buffer):
         dropped = 0
         # Not while anything older is left.
         while self._count > 1 and not length_hint(self._rest):
-            over = self._count - self._max_messages
+            over = self._count - self.max_messages
             over_size = self._size - self._max_bytes
             if over <= 0 and over_size <= 0:
                 break
@@ -344,6 +366,12 @@ class _Latest(Buffer):
     def __bool__(self) -> bool:
         return bool(self._slots)
 
+    def count_items(self, *, gaps: bool) -> int:
+        count = super().count_items(gaps=gaps)
+        if gaps:
+            count += sum([len(slot.before) + len(slot.after) for slot in self._slots.values()])
+        return count
+
     def put(self, batch: Run | Batch) -> int:
         return sum([self._put_run(run) for run in batch.runs])
 
@@ -360,10 +388,9 @@ class _Latest(Buffer):
         self._slots[channel] = self._full[channel] = slot
         self._count += 1
         self._size += len(run.records)
-        while self._count > 1 and (
-            self._count > self._max_messages or self._size > self._max_bytes
-        ):
+        while self._count > 1 and (self._count > self.max_messages or self._size > self._max_bytes):
             missed += self._drop(*next(iter(self._full.items())))
+            self.has_overflowed = True
         return missed
 
     def _drop(self, channel: str, slot: _Slot) -> int:
@@ -403,14 +430,22 @@ class _Latest(Buffer):
 class _Close(Buffer):
     """Takes nothing more after the first message that there was no room for."""
 
-    __slots__ = ()
+    __slots__ = ("_is_closed",)
+
+    def __init__(self, max_messages: int, max_bytes: int) -> None:
+        super().__init__(max_messages, max_bytes)
+        self._is_closed = False
+
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
 
     def put(self, batch: Run | Batch) -> int:
-        if self.is_closed:
+        if self._is_closed:
             # What comes behind that message is nobody's.
             return 0
         missed = super().put(batch)
-        self.is_closed = self.is_closed or missed > 0
+        self._is_closed = self._is_closed or missed > 0
         return missed
 
 

@@ -17,6 +17,7 @@ from ._status import ConnectionEvents, Status
 from ._subscription import Subscription
 from ._transport import make_wire, name_of, parse_url
 from .protocol import ClientProtocol, Gap, HypsError, Limits, Message
+from .protocol.records import pairs
 
 if TYPE_CHECKING:
     import ssl
@@ -45,8 +46,8 @@ DEFAULT_RECONNECT_MAX_DELAY: Final = 10.0
 class Client:
     """A connection to a hub, shared by any number of tasks and subscriptions.
 
-    Made by :func:`connect`. Enter it, or call :meth:`connect` and :meth:`shutdown`, which any two
-    tasks may do::
+    Made by :func:`connect`. Enter it, once at a time, or call :meth:`connect` and
+    :meth:`shutdown`, which any two tasks may do::
 
         async with hyps.connect("hyps://127.0.0.1:8787") as client:
             await client.publish("foo_ch", b"foo_msg")
@@ -83,11 +84,21 @@ class Client:
         )
         self._status = Status()
         self._connection: Connection | None = None
+        self._is_entered = False
 
     # Lifetime
 
     async def __aenter__(self) -> Self:
-        await self.connect()
+        if self._is_entered:
+            raise RuntimeError(
+                "this client is entered already: use it as it is, the outer block shuts it down"
+            )
+        self._is_entered = True
+        try:
+            await self.connect()
+        except BaseException:
+            self._is_entered = False
+            raise
         return self
 
     async def __aexit__(
@@ -96,7 +107,10 @@ class Client:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.shutdown()
+        try:
+            await self.shutdown()
+        finally:
+            self._is_entered = False
 
     def __await__(self) -> Generator[Any, Any, NoReturn]:
         raise TypeError(
@@ -210,14 +224,15 @@ class Client:
             link.let_in()
         await link.answered(operation)
 
-    async def publish_many(self, messages: Iterable[tuple[str, Data]]) -> None:
+    async def publish_many(self, messages: Iterable[tuple[str, Data] | Message]) -> None:
         """Publish messages in order; returns when the hub has ACKed all of them.
 
         They are taken from the iterable in batches, as there is room to send them. If one is
         wrong or is refused no more batches are taken, and the first error is raised when those
         under way are answered. What came before it may have been published.
 
-        :param messages: channel and message of each
+        :param messages: channel and message of each, or each as a :class:`Message`
+        :raises TypeError: if they are something else, a dict for example
         :raises InvalidChannel: see :meth:`publish`, likewise for the others
         :raises MessageTooLarge:
         :raises PermissionDenied:
@@ -226,7 +241,7 @@ class Client:
         """
         connection = self._get_connection()
         await checkpoint()
-        iterator = iter(messages)
+        iterator = pairs(messages)
         batches = Batches()
         error: Exception | None = None
         try:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from threading import get_ident
@@ -21,9 +22,10 @@ from typing import TYPE_CHECKING, Final
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ._backend import spawn, waiter_type
+from ._backend import call_soon, spawn, waiter_type
 from ._errors import AuthenticationFailed, ConnectionLost, ConnectionRefused
 from ._link import Link, Unheard
+from ._logs import Log
 from ._losses import LossLog
 from ._routes import Routes
 from ._status import Connected, Disconnected, Reconnected, Status
@@ -49,8 +51,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterable
 
+    from ._inbox import Inbox
     from ._link import ErrorFactory
-    from ._routes import AnySubscription
     from ._transport import Address
     from .protocol import ClientEvent, Limits, RemoteProtocolError, ServerEvent
 
@@ -62,6 +64,9 @@ _STABLE_TIME: Final = 1.0
 
 #: Channels that a hub restores in a second, at the very least.
 _RESTORES_PER_SECOND: Final = 10_000
+
+#: Seconds in which losses are summed up before the log is told.
+_LOSSES_TIME: Final = 1.0
 
 #: Seconds that the first wait before connecting again takes at most; each further one takes up to
 #: twice as long. A hub that restarts is back in some tenths of a second.
@@ -117,7 +122,11 @@ class Connection:
         self._routes = Routes()
         #: Errors of operations that nobody awaits.
         self.unheard = Unheard()
-        self._losses = LossLog()
+        self.log = Log("hyps.client")
+        #: Is told what is missed.
+        self.losses = LossLog(self.log, self._remind_of_losses)
+        # From any thread, and in the middle of anything.
+        self._call_soon = call_soon()
         #: The link, if there is one.
         self.link: Link | None = None
         #: The same, if operations can be begun on it.
@@ -217,6 +226,7 @@ class Connection:
         finally:
             self._drop(error)
             self._end(error)
+            self.losses.write(self._hub, is_end=True)
             self._ended.set()
 
     def _next_delay(self) -> float:
@@ -263,7 +273,7 @@ class Connection:
             if anyio.current_time() - self._opened_at >= _STABLE_TIME:
                 self._failures = 0
             self._drop(error)
-            self._losses.write(self._hub)
+            self._write_losses()
             self.link = None
 
     def _make_protocol(self, address: Address, on_output: Callable[[], None]) -> ClientProtocol:
@@ -279,6 +289,13 @@ class Connection:
     def _hub(self) -> str:
         return f"the hub at {self._url}"
 
+    def _remind_of_losses(self) -> None:
+        if self.link is not None:
+            self.link.remind(self._write_losses, _LOSSES_TIME)
+
+    def _write_losses(self) -> None:
+        self.losses.write(self._hub)
+
     @property
     def _loss(self) -> type[HypsError]:
         return ConnectionLost if self._was_open else ConnectionRefused
@@ -290,7 +307,7 @@ class Connection:
         self.open_link = link
         self._patience.deadline = math.inf
         self._opened_at = anyio.current_time()
-        self._losses.write(self._hub)
+        self._write_losses()
         if self._was_open:
             logger.info("connected to %s again", self._hub)
         self._status.post(Reconnected(self._url) if self._was_open else Connected(self._url))
@@ -349,8 +366,6 @@ class Connection:
     def _on_event(self, event: ClientEvent | ServerEvent) -> None:
         match event:
             case Messages():
-                if self._losses:
-                    self._losses.write(self._hub)
                 unwanted = self._routes.deliver(event.batches)
                 if unwanted:
                     self._unsubscribe(unwanted)
@@ -361,7 +376,7 @@ class Connection:
             case Rejected(operation, refusals):
                 self._on_rejected(operation, refusals)
             case Gap():
-                self._losses.note(event)
+                self.losses.note(event)
                 self._routes.miss(event)
             case Welcome():
                 self._on_welcome(event)
@@ -440,7 +455,7 @@ class Connection:
 
     # Subscriptions
 
-    async def join(self, subscription: AnySubscription, channels: Iterable[str]) -> None:
+    async def join(self, subscription: Inbox, channels: Iterable[str]) -> None:
         """Add channels to a subscription, all or none."""
         link = await self.get_link()
         subscription.check_open()
@@ -453,14 +468,14 @@ class Connection:
             self.leave(subscription, joining.give_up())
             raise
 
-    def leave(self, subscription: AnySubscription, channels: Iterable[str]) -> int | None:
+    def leave(self, subscription: Inbox, channels: Iterable[str]) -> int | None:
         """Remove channels from a subscription, without waiting.
 
         :return: the id of the operation, if there was one
         """
         return self._unsubscribe(self._routes.leave(subscription, channels))
 
-    async def leave_and_wait(self, subscription: AnySubscription, channels: Iterable[str]) -> None:
+    async def leave_and_wait(self, subscription: Inbox, channels: Iterable[str]) -> None:
         """Remove channels from a subscription, and wait for the answer."""
         link = self.link
         operation = self.leave(subscription, channels)
@@ -469,9 +484,15 @@ class Connection:
         else:
             await link.answered(operation)
 
-    def forget(self, subscription: AnySubscription) -> None:
-        """Remove a subscription, without waiting."""
+    def leave_for_good(self, subscription: Inbox) -> None:
+        """Remove a subscription and end it, without waiting."""
         self._unsubscribe(self._routes.forget(subscription))
+        subscription.end(None)
+
+    def leave_soon(self, subscription: Inbox) -> None:
+        """Do the same when the event loop comes to it, which need not be running any more."""
+        with suppress(RuntimeError):
+            self._call_soon(partial(self.leave_for_good, subscription))
 
     def _unsubscribe(self, channels: list[str]) -> int | None:
         """Tell the hub, if there is one, that channels are not wanted any more."""

@@ -80,6 +80,21 @@ class Unheard:
         return None if error is None else error()
 
 
+class _Reminder:
+    """Something that is to be called once, later."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+        self.is_over = False
+
+    def flush(self) -> None:
+        """Have nothing to send."""
+
+    async def tick(self) -> None:
+        self.is_over = True
+        self._call()
+
+
 class Link:
     """One connection to a hub.
 
@@ -109,6 +124,7 @@ class Link:
         # The last operation that was answered; all before it were too.
         self._answered = 0
         self._room: deque[Waiter] = deque()
+        self._reminder: _Reminder | None = None
 
     # Lifetime
 
@@ -154,6 +170,12 @@ class Link:
         self._answered = self._last_operation
         while self._answers:
             self._answers.popleft().come(self._over)
+
+    def remind(self, call: Callable[[], None], seconds: float) -> None:
+        """Call something later, once however often this is asked, unless the link has ended."""
+        if self._reminder is None or self._reminder.is_over:
+            self._reminder = _Reminder(call)
+            self._engine.watch(self._reminder, self._engine.clock.now() + seconds)
 
     # Answers
 

@@ -92,7 +92,7 @@ class Log:
 
         For callers who can sum up what they have to say until there is room.
         """
-        return self._allowance(text, level).has_room(self._now())
+        return not self._is_writing and self._allowance(text, level).has_room(self._now())
 
     def tell_omitted(self) -> None:
         """Write how many lines were left out that no later line has told of."""

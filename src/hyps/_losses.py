@@ -1,49 +1,182 @@
-"""Tells the log of messages that were missed."""
+"""Tells the log of messages that were missed: sums of all that happened in a while, never each.
+
+What there is no room for in the log, which is bounded in rate, is told with the next line. So the
+numbers in the log always add up, at the latest when the client has ended.
+"""
 
 from __future__ import annotations
 
-import logging
-from collections import defaultdict
+import time
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ._logs import Log
     from .protocol import Gap, GapReason
 
-logger = logging.getLogger("hyps.client")
+#: Seconds in which a buffer has had room, after which the next loss is another matter. Shorter
+#: than that are the pauses of a reader that is steadily behind.
+_QUIET: Final = 1.0
+
+#: Messages that one reader missed in one go after which the log is told before it is over; then
+#: ten times as many.
+_TELL_AT: Final = 100
+
+#: Names of channels in a line.
+_MAX_NAMES: Final = 3
 
 _SENTENCES: Final[dict[GapReason, str]] = {
     "hub": "this process read too slowly: %s dropped %s",
     "reconnect": "without a connection to %s this process missed %s",
+    "client": "%s full: messages missed: %d (channels: %s)",
 }
+
+#: For what there was no room for until the end: lines of another kind.
+_AT_THE_END: Final = "until the end of the connection, "
+
+
+class _Gaps:
+    """Gaps that no line tells of yet."""
+
+    __slots__ = ("_known", "_missed", "_unknown")
+
+    def __init__(self) -> None:
+        self._missed = self._known = self._unknown = 0
+
+    def add(self, missed: int | None) -> None:
+        if missed is None:
+            self._unknown += 1
+        else:
+            self._missed += missed
+            self._known += 1
+
+    def describe(self, hub: str) -> tuple[object, ...]:
+        parts = []
+        if self._known:
+            parts.append(f"{_number(self._missed, 'message')} in {_number(self._known, 'gap')}")
+        if self._unknown:
+            gaps = _number(self._unknown, "gap")
+            parts.append(f"an unknown number of messages in {gaps}")
+        return hub, " and ".join(parts)
+
+
+class _Overflows:
+    """Overflows of subscriptions' buffers that no line tells of yet."""
+
+    __slots__ = ("_count", "_missed", "_names")
+
+    def __init__(self) -> None:
+        self._count = self._missed = 0
+        self._names: dict[str, None] = {}
+
+    def add(self, missed: int, names: Iterable[str], *, is_known: bool) -> None:
+        self._missed += missed
+        self._count += not is_known
+        if len(self._names) <= _MAX_NAMES:
+            self._names.update(dict.fromkeys(names))
+
+    def describe(self, hub: str) -> tuple[object, ...]:
+        what = "the buffer of a subscription was"
+        if self._count > 1:
+            what = f"buffers of subscriptions were {self._count} times"
+        names = list(islice(self._names, _MAX_NAMES))
+        if len(self._names) > len(names):
+            names.append("and others")
+        return what, self._missed, ", ".join(names)
 
 
 class LossLog:
-    """Losses that no log tells of yet: a line for each episode, and not for each channel."""
+    """Losses of a client that no line of the log tells of yet, as sums.
 
-    def __init__(self) -> None:
-        self._gaps: defaultdict[GapReason, list[int | None]] = defaultdict(list)
+    :param log: takes the lines
+    :param remind: is called when :meth:`write` is to be called in a while
+    :param now: seconds on a clock that does not go backwards
+    """
 
-    def __bool__(self) -> bool:
-        return bool(self._gaps)
+    def __init__(
+        self, log: Log, remind: Callable[[], None], now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._log = log
+        self._remind = remind
+        self.now = now
+        self._sums: dict[GapReason, _Gaps | _Overflows] = {}
 
     def note(self, gap: Gap) -> None:
-        self._gaps[gap.reason].append(gap.missed)
+        """Note a gap that came from the hub."""
+        gaps = self._sums.get(gap.reason)
+        if not isinstance(gaps, _Gaps):
+            gaps = self._sums[gap.reason] = _Gaps()
+            self._remind()
+        gaps.add(gap.missed)
 
-    def write(self, hub: str) -> None:
-        for reason, gaps in self._gaps.items():
-            logger.warning(_SENTENCES[reason], hub, _describe(gaps))
-        self._gaps.clear()
+    def note_overflow(self, missed: int, names: Iterable[str], before: object) -> object:
+        """Note messages that a subscription's buffer had no room for.
+
+        :param names: of channels of the subscription
+        :param before: what this returned the last time, for the same overflow
+        """
+        overflows = self._sums.get("client")
+        if not isinstance(overflows, _Overflows):
+            overflows = self._sums["client"] = _Overflows()
+            self._remind()
+        overflows.add(missed, names, is_known=overflows is before)
+        return overflows
+
+    def write(self, hub: str, *, is_end: bool = False) -> None:
+        """Write what there is room for in the log; at the end all."""
+        for reason, losses in list(self._sums.items()):
+            text = _SENTENCES[reason]
+            if not self._log.has_room(text):
+                if not is_end:
+                    continue
+                text = _AT_THE_END + text
+            del self._sums[reason]
+            self._log.warning(text, *losses.describe(hub))
+        if self._sums:
+            self._remind()
 
 
-def _describe(gaps: list[int | None]) -> str:
-    known = [missed for missed in gaps if missed is not None]
-    parts = []
-    if known:
-        parts.append(f"{_number(sum(known), 'message')} in {_number(len(known), 'channel')}")
-    if len(gaps) > len(known):
-        channels = _number(len(gaps) - len(known), "channel")
-        parts.append(f"an unknown number of messages in {channels}")
-    return " and ".join(parts)
+class Episode:
+    """What one subscription misses, from the first message that found its buffer full.
+
+    It ends when the buffer has had room for a while. A reader that is steadily behind makes room
+    again and again, and each time for a moment.
+
+    :param losses: is told
+    :param channels: of the subscription
+    """
+
+    __slots__ = ("_last", "_losses", "_names", "_tell_at", "_told", "_total", "_untold")
+
+    def __init__(self, losses: LossLog, channels: Iterable[str]) -> None:
+        self._losses = losses
+        self._names = sorted(islice(channels, _MAX_NAMES))
+        self._total = self._untold = 0
+        self._tell_at = _TELL_AT
+        self._last = 0.0
+        self._told: object = None
+
+    def add(self, missed: int) -> None:
+        """Note messages that there was no room for."""
+        self._last = self._losses.now()
+        self._total += missed
+        self._untold += missed
+        if self._total >= self._tell_at:
+            # Nobody may be reading any more.
+            self._tell_at = 10 * self._total
+            self.tell()
+
+    @property
+    def is_over(self) -> bool:
+        return self._losses.now() - self._last >= _QUIET
+
+    def tell(self) -> None:
+        """Tell the log of what it was not told yet."""
+        if self._untold:
+            self._told = self._losses.note_overflow(self._untold, self._names, self._told)
+            self._untold = 0
 
 
 def _number(count: int, what: str) -> str:

@@ -19,17 +19,15 @@ from .protocol.runs import join
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from ._inbox import Inbox
     from ._link import ErrorFactory
-    from ._subscription import Subscription
-    from .protocol import Batch, ClientProtocol, Gap, Message, Welcome
-
-    AnySubscription = Subscription[Message] | Subscription[Message | Gap]
+    from .protocol import Batch, ClientProtocol, Gap, Welcome
 
 _Value = TypeVar("_Value")
 
 #: The subscriptions of a channel. They share one SUBSCRIBE, and one copy on the wire. One that is
 #: alone has one tuple for all the channels that it joined together.
-_Route: TypeAlias = "tuple[AnySubscription] | dict[AnySubscription, None]"
+_Route: TypeAlias = "tuple[Inbox] | dict[Inbox, None]"
 
 
 class Joining:
@@ -45,10 +43,10 @@ class Joining:
 
     def __init__(
         self,
-        subscription: AnySubscription,
+        subscription: Inbox,
         names: dict[str, None],
         operation: int,
-        calls: dict[AnySubscription, list[Joining]],
+        calls: dict[Inbox, list[Joining]],
     ) -> None:
         self.subscription = subscription
         self.operation = operation
@@ -93,10 +91,10 @@ class Routes:
 
     def __init__(self) -> None:
         self._routes: dict[str, _Route] = {}
-        self._subscriptions: dict[AnySubscription, None] = {}
+        self._subscriptions: dict[Inbox, None] = {}
         # The calls that wait. A subscription that holds a channel was told so, if none of them is
         # about it.
-        self._calls: dict[AnySubscription, list[Joining]] = {}
+        self._calls: dict[Inbox, list[Joining]] = {}
         # Operations without an answer: their channels, and of each channel that is held the one
         # that it waits for.
         self._joining: dict[int, list[str]] = {}
@@ -113,7 +111,7 @@ class Routes:
     # Channels
 
     def join(
-        self, subscription: AnySubscription, channels: Iterable[str], protocol: ClientProtocol
+        self, subscription: Inbox, channels: Iterable[str], protocol: ClientProtocol
     ) -> tuple[Joining, int | None]:
         """Add channels to a subscription.
 
@@ -140,11 +138,12 @@ class Routes:
             _hold(subscription, unknown)
         self._subscriptions[subscription] = None
         if names and not protocol.counts_losses:
-            subscription.may_miss()
+            # Nobody is going to tell of what the hub drops.
+            subscription.missed_unknown = True
         last = operation or max([self._operations.get(name, 0) for name in names], default=0)
         return Joining(subscription, names, last, self._calls), operation
 
-    def _join_known(self, subscription: AnySubscription, names: dict[str, None]) -> dict[str, None]:
+    def _join_known(self, subscription: Inbox, names: dict[str, None]) -> dict[str, None]:
         """Add those of the channels that are known.
 
         :return: all but those that the subscription was told that it holds
@@ -167,7 +166,7 @@ class Routes:
         _hold(subscription, new)
         return wanted
 
-    def leave(self, subscription: AnySubscription, channels: Iterable[str]) -> list[str]:
+    def leave(self, subscription: Inbox, channels: Iterable[str]) -> list[str]:
         """Remove channels from a subscription.
 
         :return: those that no other subscription holds
@@ -185,7 +184,7 @@ class Routes:
                     gone.append(name)
         return gone
 
-    def _let_go(self, subscription: AnySubscription, name: str) -> None:
+    def _let_go(self, subscription: Inbox, name: str) -> None:
         operation = self._operations.get(name)
         for call in self._calls.get(subscription, ()):
             if name in call.names:
@@ -199,7 +198,7 @@ class Routes:
                 held = subscription.held = dict.fromkeys(held)
             del held[name]
 
-    def forget(self, subscription: AnySubscription) -> list[str]:
+    def forget(self, subscription: Inbox) -> list[str]:
         """Remove a subscription.
 
         :return: see :meth:`leave`
@@ -364,7 +363,7 @@ def _with(before: dict[str, _Value], names: Iterable[str], value: _Value) -> dic
     return before
 
 
-def _hold(subscription: AnySubscription, names: list[str]) -> None:
+def _hold(subscription: Inbox, names: list[str]) -> None:
     """Note channels of a subscription, none of which it held before."""
     held = subscription.held
     if held:

@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-from itertools import islice
+import warnings
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn
 
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ._backend import wake
 from ._buffer import make_buffer
-from ._errors import SubscriptionClosed, WouldBlock
+from ._errors import WouldBlock
+from ._inbox import Inbox
 from .protocol import Gap, Message, encode
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Generator, Sequence
+    from collections.abc import AsyncIterator, Generator
     from types import TracebackType
     from typing import Self
 
-    from ._backend import Waiter
     from ._buffer import Overflow
     from ._client import Client
     from ._connection import Connection
-    from .protocol import Batch, HypsError, Run
 
 if sys.version_info >= (3, 13):
     from typing import TypeVar
 else:
     from typing_extensions import TypeVar
 
-logger = logging.getLogger("hyps.client")
-
 #: Runs or batches that a reader takes from its buffer before it lets other tasks run, and messages
 #: that count as another one.
 _RUNS_PER_PASS: Final = 64
 _MESSAGES_OF_RUN: Final = 64
-
-#: Messages missed in one go after which the log is told before it is over; then ten times as many.
-_TELL_AT: Final = 100
 
 #: What a subscription yields: messages, or with ``gaps=True`` messages and gaps.
 Item = TypeVar("Item", bound=Message | Gap, covariant=True, default=Message)
@@ -67,26 +59,19 @@ class Subscription(Generic[Item]):
     The buffer is bounded, and what happens when it is full was chosen with ``overflow``. Each
     loss is counted and logged; with ``gaps=True`` it is also yielded, as a :class:`Gap` where the
     messages would have been. Other subscriptions are not affected.
+
+    One that nobody refers to any more and that was not left is left then, with a
+    ``ResourceWarning``.
     """
 
     # There can be a great many.
     __slots__ = (
         "__weakref__",
         "_buffer",
-        "_client",
-        "_connection",
-        "_episode",
-        "_episode_of",
-        "_error",
-        "_first_channels",
-        "_is_ended",
-        "_missed",
-        "_missed_unknown",
-        "_reader",
+        "_inbox",
+        "_request",
         "_runs_taken",
-        "_tell_at",
         "_yields_gaps",
-        "held",
     )
 
     def __init__(
@@ -100,38 +85,25 @@ class Subscription(Generic[Item]):
         max_bytes: int,
     ) -> None:
         self._buffer = make_buffer(overflow, max_messages, max_bytes)
+        self._inbox = Inbox(self._buffer)
         self._yields_gaps = gaps
-        # Not its bound method, which would take memory for each.
-        self._client = client
-        self._connection: Connection | None = None
-        self._first_channels = channels
-        #: The channels, for the connection to change. A tuple as long as there was no change: most
-        #: subscriptions keep what they began with, and it takes a fifth of the memory.
-        self.held: tuple[str, ...] | dict[str, None] = ()
+        # Of whom, and for which channels, until it is entered.
+        self._request: tuple[Client, tuple[str, ...]] | None = (client, channels)
         self._runs_taken = 0
-        self._reader: Waiter | None = None
-        self._missed = 0
-        self._missed_unknown = False
-        # Messages that the buffer had no room for, and that no log tells of yet.
-        self._episode = 0
-        self._episode_of: Sequence[str] = ()
-        self._tell_at = _TELL_AT
-        self._is_ended = False
-        self._error: Callable[[], HypsError] | None = None
 
     # Lifetime
 
     async def __aenter__(self) -> Self:
-        if self._connection is not None:
+        if self._request is None:
             raise RuntimeError("this subscription has been entered before")
-        connection = self._client._get_connection()
-        self._connection = connection
+        client, channels = self._request
+        inbox = self._inbox
+        connection = inbox.connection = client._get_connection()
+        self._request = None
         try:
-            channels, self._first_channels = self._first_channels, ()
-            await connection.join(self, channels)
+            await connection.join(inbox, channels)
         except BaseException:
-            connection.forget(self)
-            self.end(None)
+            connection.leave_for_good(inbox)
             raise
         return self
 
@@ -142,13 +114,25 @@ class Subscription(Generic[Item]):
         traceback: TracebackType | None,
     ) -> None:
         # Without waiting, so that it works in a cancelled task and in a generator's finaliser.
-        assert self._connection is not None
-        self._connection.forget(self)
-        self.end(None)
+        self._connection().leave_for_good(self._inbox)
+
+    def __del__(self) -> None:
+        # The connection knows the inbox alone, so this runs when nobody can read or leave it.
+        inbox: Inbox | None = getattr(self, "_inbox", None)
+        if inbox is not None and inbox.connection is not None and not inbox.is_ended:
+            channels = ", ".join(sorted(inbox.held)[:3])
+            inbox.connection.leave_soon(inbox)
+            warnings.warn(
+                f"a subscription was never left (channels: {channels}): "
+                "async with client.subscribe(...)",
+                ResourceWarning,
+                stacklevel=2,
+            )
 
     def __repr__(self) -> str:
-        unknown = " and an unknown number" if self._missed_unknown else ""
-        return f"<hyps.Subscription, channels: {len(self.held)}, missed: {self._missed}{unknown}>"
+        inbox = self._inbox
+        unknown = " and an unknown number" if inbox.missed_unknown else ""
+        return f"<hyps.Subscription, channels: {len(inbox.held)}, missed: {inbox.missed}{unknown}>"
 
     def __await__(self) -> Generator[Any, Any, NoReturn]:
         raise TypeError("a subscription is entered: async with client.subscribe(...) as name:")
@@ -158,7 +142,7 @@ class Subscription(Generic[Item]):
     @property
     def channels(self) -> frozenset[str]:
         """The channels that it holds now."""
-        return frozenset(self.held)
+        return frozenset(self._inbox.held)
 
     async def subscribe(self, *channels: str) -> None:
         """Add channels; returns when the hub has ACKed. Those that it holds are left alone.
@@ -170,7 +154,7 @@ class Subscription(Generic[Item]):
         :raises ConnectionLost: if the connection is lost
         :raises SubscriptionClosed: if the subscription was left
         """
-        await self._entered().join(self, channels)
+        await self._entered().join(self._inbox, channels)
 
     async def unsubscribe(self, *channels: str) -> None:
         """Remove channels; returns when the hub has ACKed. Those that it does not hold are ignored.
@@ -180,19 +164,19 @@ class Subscription(Generic[Item]):
         :raises ConnectionLost: if the connection is lost before the hub ACKed
         :raises SubscriptionClosed: if the subscription was left
         """
-        await self._entered().leave_and_wait(self, channels)
+        await self._entered().leave_and_wait(self._inbox, channels)
+
+    def _connection(self) -> Connection:
+        connection = self._inbox.connection
+        if connection is None:
+            raise RuntimeError("enter the subscription first: async with ... as name:")
+        return connection
 
     def _entered(self) -> Connection:
-        if self._connection is None:
-            raise RuntimeError("enter the subscription first: async with ... as name:")
-        self._connection.check_thread()
-        self.check_open()
-        return self._connection
-
-    def _closed(self) -> HypsError:
-        if self._error is not None:
-            return self._error()
-        return SubscriptionClosed("the subscription has ended")
+        connection = self._connection()
+        connection.check_thread()
+        self._inbox.check_open()
+        return connection
 
     # Losses
 
@@ -203,7 +187,7 @@ class Subscription(Generic[Item]):
         At the hub, because this process read too slowly; here, because the buffer was full; and
         between two connections.
         """
-        return self._missed
+        return self._inbox.missed
 
     @property
     def missed_unknown(self) -> bool:
@@ -211,7 +195,7 @@ class Subscription(Generic[Item]):
 
         Over HTTP/2 that is always so: a hub cannot tell there what it has dropped.
         """
-        return self._missed_unknown
+        return self._inbox.missed_unknown
 
     # Reading
 
@@ -238,7 +222,7 @@ class Subscription(Generic[Item]):
             return message  # type: ignore[no-any-return]
         item = await self._next()
         if item is None:
-            raise self._closed()
+            raise self._inbox.reason()
         return item
 
     def receive_nowait(self) -> Item:
@@ -255,18 +239,26 @@ class Subscription(Generic[Item]):
         item = self._take()
         if item is not None:
             return item
-        if self._is_ended:
-            raise self._closed()
+        self._inbox.check_open()
         raise WouldBlock("there is no message now")
 
-    async def receive_many(self) -> list[Item]:
-        """Wait for a message, or gap, and give it and all others that are there, in order.
+    async def receive_many(self, at_least: int = 1) -> list[Item]:
+        """Wait for messages, or gaps, and give all that are there, in order.
 
+        It gives fewer than asked for if a message finds the buffer full meanwhile, or the
+        subscription ends: then what there is, and it raises only if that is nothing. When it is
+        cancelled they stay where they are.
+
+        :param at_least: how many it waits for, of what the subscription yields; at most
+            ``max_messages``
+        :raises ValueError: if ``at_least`` is out of bounds
         :raises SubscriptionClosed: see :meth:`receive`, likewise for the others
         :raises SubscriptionOverflow:
         :raises ConnectionLost:
         """
         self._check_reader()
+        if at_least != 1:
+            await self._wait_for(at_least)
         items: list[Item] = list(self._buffer.ready)
         if not items:
             items.append(await self.receive())
@@ -275,6 +267,18 @@ class Subscription(Generic[Item]):
             items.append(item)
             items += self._buffer.ready
         return items
+
+    async def _wait_for(self, count: int) -> None:
+        """Wait until so many items are there, or there will be no more of them."""
+        buffer = self._buffer
+        if not 1 <= count <= buffer.max_messages:
+            raise ValueError(
+                f"at_least must be from 1 to max_messages={buffer.max_messages}, not {count}"
+            )
+        buffer.has_overflowed = False
+        while buffer.count_items(gaps=self._yields_gaps) < count and not buffer.has_overflowed:
+            if not await self._wait():
+                break
 
     async def receive_raw(self) -> bytes:
         """Do what :meth:`receive_many` does, and give concatenated records.
@@ -302,7 +306,7 @@ class Subscription(Generic[Item]):
             if records:
                 return b"".join(records)
             if not await self._wait():
-                raise self._closed()
+                raise self._inbox.reason()
 
     async def _next(self) -> Item | None:
         """Wait for the next item; None at the subscription's end."""
@@ -311,8 +315,8 @@ class Subscription(Generic[Item]):
         self._check_reader()
         while (item := self._take()) is None:
             if not await self._wait():
-                if self._error is not None:
-                    raise self._closed()
+                if self._inbox.has_failed:
+                    raise self._inbox.reason()
                 break
         self._runs_taken += length_hint(self._buffer.ready) // _MESSAGES_OF_RUN
         return item
@@ -336,88 +340,20 @@ class Subscription(Generic[Item]):
         return True
 
     def _check_reader(self) -> None:
-        if self._reader is not None:
+        if self._inbox.reader is not None:
             raise anyio.BusyResourceError("reading from")
 
     async def _wait(self) -> bool:
         """Wait for something to take; False if there will be nothing more."""
-        if self._connection is None:
-            raise RuntimeError("enter the subscription first: async with ... as name:")
-        self._connection.check_thread()
-        if self._is_ended:
+        connection = self._connection()
+        connection.check_thread()
+        inbox = self._inbox
+        if inbox.is_ended:
             await checkpoint()
             return False
-        self._reader = self._connection.new_waiter()
+        inbox.reader = connection.new_waiter()
         try:
-            await self._reader
+            await inbox.reader
         finally:
-            self._reader = None
+            inbox.reader = None
         return True
-
-    # For the connection. None of it waits.
-
-    def check_open(self) -> None:
-        """Raise why the subscription has ended, if it has."""
-        if self._is_ended:
-            raise self._closed()
-
-    def deliver(self, batch: Run | Batch) -> bool:
-        """Take messages as far as there is room.
-
-        :return: whether the subscription is to be ended, as its buffer was full
-        """
-        # Per batch and subscription.
-        missed = self._buffer.put(batch)
-        if missed:
-            if not self._episode:
-                self._episode_of = sorted(islice(self.held, 3))
-            self._missed += missed
-            self._episode += missed
-            if self._episode >= self._tell_at:
-                # Nobody may be reading any more.
-                self._tell_at = 10 * self._episode
-                self._tell_episode(" so far")
-        elif self._episode:
-            self._log_episode()
-        if self._reader is not None:
-            wake(self._reader)
-        return self._buffer.is_closed
-
-    def miss(self, gap: Gap) -> None:
-        """Note that messages were missed before they came here."""
-        self._buffer.put_gap(gap.channel, gap.missed, gap.reason)
-        if gap.missed is None:
-            self._missed_unknown = True
-        else:
-            self._missed += gap.missed
-        if self._reader is not None:
-            wake(self._reader)
-
-    def may_miss(self) -> None:
-        """Note that nobody will tell of messages that the hub drops."""
-        self._missed_unknown = True
-
-    def _log_episode(self) -> None:
-        self._tell_episode()
-        self._episode = 0
-        self._tell_at = _TELL_AT
-
-    def _tell_episode(self, so_far: str = "") -> None:
-        if self._buffer.logs_losses:
-            logger.warning(
-                "the buffer of a subscription was full: messages missed: %d%s (channels: %s)",
-                self._episode,
-                so_far,
-                ", ".join(self._episode_of),
-            )
-
-    def end(self, error: Callable[[], HypsError] | None) -> None:
-        """End the iteration when the buffer is empty, with an error or without."""
-        if self._is_ended:
-            return
-        self._is_ended = True
-        self._error = error
-        if self._episode:
-            self._log_episode()
-        if self._reader is not None:
-            wake(self._reader)

@@ -12,7 +12,15 @@ import pytest
 import hyps
 from hyps.protocol import Kind, Limits
 
-from .helpers import begin, drain, let_others_run, memory_client, take_data, wait_until
+from .helpers import (
+    begin,
+    drain,
+    let_others_run,
+    memory_client,
+    port_of,
+    take_data,
+    wait_until,
+)
 from .peers import GOAWAY, connected_to_script, scripted_hub
 
 if TYPE_CHECKING:
@@ -21,6 +29,30 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 NEVER_SHUT_DOWN = "was never shut down"
+
+
+async def test_entering_a_client_that_is_entered_is_an_error(server: hyps.Server) -> None:
+    client = hyps.connect(server.urls[0])
+    for _ in range(2):
+        async with client:
+            with pytest.raises(RuntimeError, match="entered already"):
+                async with client:
+                    raise AssertionError("it was entered")
+            # It is not shut down.
+            assert client.connected
+            await client.connect()
+            await client.publish("a", b"")
+        assert not client.connected
+
+
+async def test_a_client_that_could_not_be_entered_can_be_entered_later() -> None:
+    async with hyps.Server(port=0) as server:
+        client = hyps.connect(server.urls[0])
+        port = port_of(server)
+    with pytest.raises(hyps.ConnectionRefused):
+        await client.__aenter__()
+    async with hyps.Server(port=port), client:
+        assert client.connected
 
 
 @pytest.mark.parametrize("end", [hyps.Client.shutdown, hyps.Client.aclose])

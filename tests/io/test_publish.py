@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain, repeat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -235,6 +235,39 @@ async def test_a_refused_batch_is_the_last() -> None:
         with pytest.raises(hyps.PermissionDenied):
             await client.publish_many(endless())
         await refusing.cancel()
+
+
+async def test_what_was_received_can_be_published_as_it_is(client: hyps.Client) -> None:
+    async with client.subscribe("a", "b") as subscription:
+        await client.publish_many([*numbered("a", 2), hyps.Message("b", b"2"), ("b", b"3")])
+        received = await subscription.receive_many(at_least=4)
+        await client.publish_many(received)
+        assert await subscription.receive_many(at_least=4) == received
+        await client.publish_many(iter(received))
+        assert await subscription.receive_many(at_least=4) == received
+
+
+@pytest.mark.parametrize(
+    ("messages", "text"),
+    [
+        ({"ab": b"message"}, r"not a dict: give it \.items\(\)"),
+        ({}, r"not a dict: give it \.items\(\)"),
+        ("ab", "not a str"),
+        (b"ab", "not a bytes"),
+        (bytearray(b"ab"), "not a bytearray"),
+        (("ab", "cd"), "not a tuple of str"),
+        (["ab", "cd"], "not a list of str"),
+        ([b"ab"], "not a list of bytes"),
+        (hyps.Message("ab", b"cd"), "not a Message"),
+    ],
+)
+async def test_what_cannot_be_many_messages(
+    server: hyps.Server, client: hyps.Client, messages: Any, text: str
+) -> None:
+    with pytest.raises(TypeError, match=text):
+        await client.publish_many(messages)
+    await client.publish_many({"a": "1"}.items())
+    assert server.broker.published == 1
 
 
 # Without waiting

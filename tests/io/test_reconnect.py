@@ -90,7 +90,7 @@ async def test_the_gap_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
         await wait_until(lambda: client.connected)
         lost, missed = warned(caplog, "hyps.client")
     assert "connecting again" in lost
-    assert "6 messages in 2 channels and an unknown number of messages in 1 " in missed
+    assert "6 messages in 2 gaps and an unknown number of messages in 1 gap" in missed
 
 
 async def test_who_joined_later_is_not_told_of_the_gap() -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     import hyps
     from hyps import Gap, Message
+    from hyps._inbox import Inbox
     from hyps._routes import Joining
     from hyps._subscription import Subscription
 
@@ -120,6 +121,10 @@ class Reader:
     unread: int = 0
     yielded: int = 0
     end: type[hyps.HypsError] | None = None
+
+    @property
+    def inbox(self) -> Inbox:
+        return self.subscription._inbox
 
     def check_end(self, error: hyps.HypsError) -> None:
         assert type(error) is self.end

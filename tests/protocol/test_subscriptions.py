@@ -185,7 +185,7 @@ class Subscriptions(RuleBasedStateMachine):
             self.wake(0, False)
 
     def join(self, reader: Reader, channels: list[str], goes: bool, *, is_first: bool) -> None:
-        joining, _ = self.routes.join(reader.subscription, channels, self.protocol)
+        joining, _ = self.routes.join(reader.inbox, channels, self.protocol)
         call = Call(reader, joining, set(channels), set(channels), is_first)
         call.is_answered = joining.operation <= self.answered
         self.calls.append(call)
@@ -222,7 +222,7 @@ class Subscriptions(RuleBasedStateMachine):
                 assert not call.must_fail
                 reader.told |= call.wanted
                 return
-        self.unsubscribe(self.routes.leave(reader.subscription, call.joining.give_up()))
+        self.unsubscribe(self.routes.leave(reader.inbox, call.joining.give_up()))
         for name in call.wanted - reader.told - self.wanted(reader):
             reader.let_go(name, self.where(name))
         if call.is_first:
@@ -233,7 +233,7 @@ class Subscriptions(RuleBasedStateMachine):
         return set[str]().union(*[call.wanted for call in self.calls if call.reader is reader])
 
     def leave_some(self, reader: Reader, channels: list[str]) -> None:
-        self.unsubscribe(self.routes.leave(reader.subscription, channels))
+        self.unsubscribe(self.routes.leave(reader.inbox, channels))
         for name in channels:
             reader.let_go(name, self.where(name))
         for call in self.calls:
@@ -246,8 +246,8 @@ class Subscriptions(RuleBasedStateMachine):
         self.leave_all(self.reader(who), hyps.SubscriptionClosed)
 
     def leave_all(self, reader: Reader, why: type[hyps.HypsError]) -> None:
-        self.unsubscribe(self.routes.forget(reader.subscription))
-        reader.subscription.end(None)
+        self.unsubscribe(self.routes.forget(reader.inbox))
+        reader.inbox.end(None)
         self.ended(reader, why)
 
     def ended(self, reader: Reader, why: type[hyps.HypsError]) -> None:

@@ -60,7 +60,7 @@ class Seat:
         self._settled = anyio.Event()
 
     def has(self, channel: str) -> bool:
-        return channel in self.subscription.held
+        return channel in self.subscription.channels
 
     # Life
 

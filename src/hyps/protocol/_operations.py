@@ -52,13 +52,18 @@ class Operation:
         """The id of the first operation that is not answered."""
         return self.number + self.records - self.unanswered if self.is_series else self.number
 
-    def refuse(self, codes: bytes) -> None:
-        """Note those of the next records that are not done."""
+    def refuse(self, codes: bytes, held: int | None) -> None:
+        """Note those of the next records that are not done.
+
+        :param held: see :class:`Refusal`
+        """
         start = self.records - self.unanswered
         for index, code in enumerate(codes, start):
             if code != _DONE:
                 channel = None if self.channels is None else self.channels[index]
-                self.refusals.append(Refusal(index, bytes([code]), channel))
+                self.refusals.append(
+                    Refusal(index, bytes([code]), channel, held if channel is not None else None)
+                )
 
 
 class Operations:
@@ -109,10 +114,17 @@ class Operations:
             self._queue.append(series)
         return number
 
-    def answer(self, kind: Kind, codes: bytes, tell: Callable[[Acked | Rejected], None]) -> None:
+    def answer(
+        self,
+        kind: Kind,
+        codes: bytes,
+        tell: Callable[[Acked | Rejected], None],
+        held: int | None = None,
+    ) -> None:
         """Hand out codes, for no more records than there are.
 
         :param tell: takes the events of what was answered
+        :param held: see :class:`Refusal`
         :raises RemoteProtocolError: if another kind of answer was due
         """
         all_done = codes.count(_DONE) == len(codes)
@@ -127,7 +139,7 @@ class Operations:
                 raise RemoteProtocolError(f"{kind.name}: {operation.answer.name} was due")
             count = min(operation.unanswered, len(codes) - position)
             if not all_done:
-                operation.refuse(codes[position : position + count])
+                operation.refuse(codes[position : position + count], held)
             operation.unanswered -= count
             position += count
             if operation.refusals and operation.is_series:

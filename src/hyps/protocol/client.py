@@ -44,6 +44,7 @@ from .records import (
     find_runs,
     pack,
     pack_length,
+    pairs,
     scan,
 )
 from .runs import Run, join
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from .records import Data
-    from .runs import Batch
+    from .runs import Batch, Message
     from .wire import Wire
 
 #: The longest delay that a GOAWAY may ask for, in seconds.
@@ -134,21 +135,22 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         return self._operations.begin_single(Kind.PUBLISH_ACK)
 
     def publish_many(
-        self, messages: Iterable[tuple[str, Data]], *, one_frame: bool = False
+        self, messages: Iterable[tuple[str, Data] | Message], *, one_frame: bool = False
     ) -> int | None:
         """Publish messages. If one of them is wrong, none of this call's is.
 
-        :param messages: channel and message of each
+        :param messages: channel and message of each, or each as a :class:`Message`
         :param one_frame: take no more messages than make one frame. Give an iterator, and the next
             call goes on from there.
         :return: the operation's id, whose refusals' indexes are those of the messages; None if
             there were no messages
         :raises InvalidChannel: if a name cannot be a channel's
         :raises MessageTooLarge: if the hub would not take one of them
+        :raises TypeError: if they are something else
         :raises LocalProtocolError: if the state does not allow it
         """
         self._check_open("publish_many()")
-        iterator = iter(messages)
+        iterator = pairs(messages)
         chunks: list[tuple[bytes, int]] = []
         while frame := self._requests.encode_frame(iterator):
             chunks += frame
@@ -321,14 +323,17 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         self._wire.max_frame = max_frame
         self._events.append(welcome)
 
-    def _on_codes(self, kind: Kind, codes: bytes) -> None:
-        """Hand out codes to the operations that wait for them, in order."""
+    def _on_codes(self, kind: Kind, codes: bytes, held: int | None = None) -> None:
+        """Hand out codes to the operations that wait for them, in order.
+
+        :param held: see :class:`Refusal`
+        """
         if not codes:
             raise RemoteProtocolError(f"{kind.name}: no codes")
         if len(codes) > self.in_flight:
             raise RemoteProtocolError(f"{kind.name}: answers what was not sent")
         self._output.room += len(codes)
-        self._operations.answer(kind, codes, self._events.append)
+        self._operations.answer(kind, codes, self._events.append, held)
         if self._output or self._state is not State.OPEN:
             # There is room in flight, or nothing left to wait for.
             self._output.wake()
@@ -404,7 +409,9 @@ class ClientProtocol(Endpoint[_ClientOnly]):
                 # Or its memory is kept, which is as much as for the channels themselves.
                 joining.clear()
             if codes:
-                self._on_codes(Kind.SUBSCRIBE_ACK, b"".join(codes))
+                held = len(self._channels)
+                is_full = self._welcome is not None and held >= self._welcome.max_channels
+                self._on_codes(Kind.SUBSCRIBE_ACK, b"".join(codes), held if is_full else None)
         return position
 
     def _take_alike(

@@ -102,15 +102,19 @@ class Refusal:
     :param index: its place in the operation, from 0
     :param code: the hub's answer, one byte
     :param channel: the channel, if the operation was to subscribe it
+    :param held: the channels that the session holds, if the hub allows no more
     """
 
     index: int
     code: bytes
     channel: str | None = None
+    held: int | None = field(default=None, compare=False)
 
     def error(self) -> HypsError:
         """The exception that says the same."""
         kind, why = _REFUSALS.get(self.code, (HypsError, "refused with an unknown code"))
+        if kind is PermissionDenied and self.held is not None:
+            why += f": the session holds {self.held} channels, the most that the hub allows"
         return kind(f"the hub answered {self.code.decode('latin-1')!r}: {why}")
 
 

@@ -16,13 +16,13 @@ from collections import deque
 from functools import lru_cache
 from itertools import repeat
 from struct import Struct
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, cast
 
 from .errors import InvalidChannel, MalformedRecord
-from .runs import SMALL, Run, split
+from .runs import SMALL, Message, Run, split
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 #: What a message may be given as; text becomes UTF-8.
 Data: TypeAlias = bytes | bytearray | memoryview | str
@@ -79,6 +79,34 @@ def encode_data(data: Data) -> bytes:
     if isinstance(data, bytearray | memoryview):
         return bytes(data)
     raise TypeError(f"a message must be bytes or str, not {type(data).__name__}")
+
+
+_LISTS: Final = (list, tuple)
+_TEXT: Final = (str, bytes, bytearray, memoryview)
+_ALONE: Final = (*_TEXT, Message)
+
+
+def pairs(messages: Iterable[tuple[str, Data] | Message]) -> Iterator[tuple[str, Data]]:
+    """Iterate channels and messages.
+
+    :raises TypeError: if it is something else whose items might be mistaken for some
+    """
+    # Text of two characters would pass for a pair, and so would a dict's key.
+    what = ""
+    if isinstance(messages, _LISTS):
+        if messages and isinstance(messages[0], _TEXT):
+            what = f" of {type(messages[0]).__name__}"
+    elif isinstance(messages, _ALONE):
+        what = " alone"
+    elif hasattr(messages, "items"):
+        what = ": give it .items()"
+    if what:
+        kind = type(messages).__name__
+        raise TypeError(
+            f"publish_many() takes an iterable of (channel, message), not a {kind}{what}"
+        )
+    # A Message is iterated like one.
+    return cast("Iterator[tuple[str, Data]]", iter(messages))
 
 
 #: Encode a record's length.
