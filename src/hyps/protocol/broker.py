@@ -168,7 +168,7 @@ class Broker:
     ) -> None:
         """Remove a session, and its outbox from all channels: by and by if they are many.
 
-        :param channels: all that it holds, and others; the list is emptied
+        :param channels: all that it holds; the list is emptied
         """
         self.sessions.discard(session)
         outbox.close()
@@ -185,8 +185,7 @@ class Broker:
             del channels[-_LEFT_AT_ONCE:]
             for channel in some:
                 self.work += len(channel.outboxes) // _LOOKED_THROUGH
-                if outbox in channel.outboxes:
-                    self.unsubscribe(outbox, channel)
+                self.unsubscribe(outbox, channel)
             work, self.work = self.work - work, work
             yield len(some) + work
         # It refers to itself.

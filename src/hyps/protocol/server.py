@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     TakeRun = Callable[[bytes, int, int, bytes, int], bytes]
 
 
-#: Channels that a session has left and that need no thought.
-_FEW: Final = 64
-
 #: What stands beside the name in an answer to SUBSCRIBE, and the frame's kind.
 _MAX_ANSWER: Final = 64
 
@@ -88,10 +85,9 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         self.session = session
         self._server = server
         self._broker = broker
-        # How many channels it holds, and these, with some that it has left: the broker knows which.
-        # A list, as a dict of them all would take a quarter of the memory for a channel.
-        self._held = 0
-        self._channels: list[Channel] = []
+        # The channels that it holds. A list until the first one is left: a dict of them all takes a
+        # quarter of the memory for a channel.
+        self._channels: list[Channel] | dict[Channel, None] = []
         # Answers to SUBSCRIBE that this pass has found, each a record.
         self._answers: list[bytes] = []
         # The work in frames that no event tells of yet.
@@ -115,7 +111,7 @@ class ServerProtocol(Endpoint[Hello | Taken]):
     @property
     def channels(self) -> int:
         """How many channels the session holds."""
-        return self._held
+        return len(self._channels)
 
     def accept(self) -> None:
         """Open the session, in answer to :class:`Hello`; or refuse it, if there are too many.
@@ -190,8 +186,7 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         super()._close()
         self._work = None
         channels, self._channels = self._channels, []
-        self._held = 0
-        self._broker.close_session(self, self._outbox, channels)
+        self._broker.close_session(self, self._outbox, list(channels))
 
     def _advance(self) -> bool:
         if self._work is not None:
@@ -309,20 +304,27 @@ class ServerProtocol(Endpoint[Hello | Taken]):
                 answer = b"d"
             elif channel is not None:
                 answer = b"k" + channel.position
-            elif self._held < self.limits.max_channels:
+            elif len(self._channels) < self.limits.max_channels:
                 channel = self._broker.subscribe(self._outbox, name)
-                self._channels.append(channel)
-                self._held += 1
+                self._hold([channel])
                 answer = b"k" + channel.position
             else:
                 answer = b"d"
             self._answers.append(pack(name, answer))
         return b""
 
+    def _hold(self, channels: list[Channel]) -> None:
+        if isinstance(self._channels, list):
+            self._channels += channels
+        else:
+            self._channels.update(dict.fromkeys(channels))
+
     def _leave(self, channel: Channel) -> None:
         self._outbox.tell_gap(channel)
         self._broker.unsubscribe(self._outbox, channel)
-        self._held -= 1
+        if isinstance(self._channels, list):
+            self._channels = dict.fromkeys(self._channels)
+        del self._channels[channel]
 
     def _are_new(self, names: list[bytes]) -> bool:
         """Whether nothing is to be said of any of these channels but that it is subscribed."""
@@ -334,15 +336,14 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         return (
             self._state is State.OPEN
             and max(map(len, names)) <= limits.max_channel
-            and self._held + len(names) <= limits.max_channels
+            and len(self._channels) + len(names) <= limits.max_channels
             and len(set(names)) == len(names)
             and not self._broker.holds_any(self._outbox, names)
         )
 
     def _subscribe_new(self, names: list[bytes]) -> None:
         channels = self._broker.subscribe_all(self._outbox, names)
-        self._channels += channels
-        self._held += len(channels)
+        self._hold(channels)
         if len(set(map(_where, channels))) == 1:
             # As it is of those in which nothing was published yet.
             answer = b"k" + channels[0].position
@@ -366,10 +367,6 @@ class ServerProtocol(Endpoint[Hello | Taken]):
             channel = self._broker.find(self._outbox, name)
             if channel is not None:
                 self._leave(channel)
-                if len(self._channels) > 2 * self._held + _FEW:
-                    held = [each for each in self._channels if self._outbox in each.outboxes]
-                    # One that was left and entered again is in it twice.
-                    self._channels = list(dict.fromkeys(held))
         return b"".join([b"d" if content else b"k" for content in contents])
 
     _OPEN: ClassVar[Mapping[int, Callable[[ServerProtocol, bytes], None]]] = {
