@@ -91,12 +91,18 @@ class Peer:
 class Hub(RuleBasedStateMachine):
     @initialize(
         max_buffer=st.sampled_from([1, 150, 400, 100_000]),
+        max_total_buffer=st.sampled_from([1, 500, 100_000]),
         max_in_flight=st.sampled_from([1, 2, 5, 1000]),
         max_channels=st.sampled_from([2, 100]),
     )
-    def start(self, max_buffer: int, max_in_flight: int, max_channels: int) -> None:
+    def start(
+        self, max_buffer: int, max_total_buffer: int, max_in_flight: int, max_channels: int
+    ) -> None:
         limits = Limits(
-            max_buffer=max_buffer, max_in_flight=max_in_flight, max_channels=max_channels
+            max_buffer=max_buffer,
+            max_total_buffer=max_total_buffer,
+            max_in_flight=max_in_flight,
+            max_channels=max_channels,
         )
         self.limits = limits
         self.runs = 0
