@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("hyps.client")
 
 _SENTENCES: Final[dict[GapReason, str]] = {
+    "client": "what %s sent was too large for this client's own Limits.max_message: it left out %s",
     "hub": "this process read too slowly: %s dropped %s",
     "reconnect": "without a connection to %s this process missed %s",
 }
