@@ -28,10 +28,13 @@ from .protocol import (
     Hello,
     Limits,
     PeerError,
+    Refusal,
     RemoteProtocolError,
     ServerProtocol,
     State,
+    Taken,
 )
+from .protocol.server import load_wires
 
 if TYPE_CHECKING:
     import socket
@@ -108,6 +111,7 @@ class Server(anyio.AsyncContextManagerMixin):
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncIterator[Server]:
         self._is_leaving = False
+        load_wires()
         listeners = await listen(self._address)
         if isinstance(self._address, UnixAddress):
             self._socket_id = _file_id(self._address.path)
@@ -252,12 +256,14 @@ class Server(anyio.AsyncContextManagerMixin):
 class _Session:
     """What the hub decides, and logs, about one connection."""
 
-    __slots__ = ("_protocol", "_token", "name")
+    __slots__ = ("_protocol", "_refusals", "_token", "name")
 
     def __init__(self, protocol: ServerProtocol, name: str, token: bytes | None) -> None:
         self.name = name
         self._protocol = protocol
         self._token = token
+        # How many kinds of refusals were logged.
+        self._refusals = 0
         if protocol.state is State.CLOSED:
             logger.warning("session %s: refused (limit): there are as many as may be", name)
         else:
@@ -266,6 +272,12 @@ class _Session:
     def on_event(self, event: ClientEvent | ServerEvent) -> None:
         if isinstance(event, Hello):
             self._on_hello(event)
+        elif isinstance(event, Taken):
+            for code in self._protocol.refusals[self._refusals :]:
+                # Its client may not see them.
+                self._refusals += 1
+                text = Refusal(0, bytes([code])).error()
+                logger.warning("session %s: a record was refused: %s", self.name, text)
         elif isinstance(event, PeerError):
             logger.info("session %s: the client gave up: %s", self.name, event)
 
