@@ -27,11 +27,14 @@ _TELL_AT: Final = 100
 #: Names of channels in a line.
 _MAX_NAMES: Final = 3
 
-_SENTENCES: Final[dict[GapReason, str]] = {
+#: What is said of gaps that came over the wire. Only over HTTP/2, which tells a client nothing of a
+#: hub's bounds, one is the client's own.
+_GAPS: Final[dict[GapReason, str]] = {
+    "client": "what %s sent was too large for this client's own Limits.max_message: it left out %s",
     "hub": "this process read too slowly: %s dropped %s",
     "reconnect": "without a connection to %s this process missed %s",
-    "client": "%s full: messages missed: %d (channels: %s)",
 }
+_FULL: Final = "%s full: messages missed: %d (channels: %s)"
 
 #: For what there was no room for until the end: lines of another kind.
 _AT_THE_END: Final = "until the end of the connection, "
@@ -101,13 +104,15 @@ class LossLog:
         self._log = log
         self._remind = remind
         self.now = now
-        self._sums: dict[GapReason, _Gaps | _Overflows] = {}
+        # By the line that will tell of them.
+        self._sums: dict[str, _Gaps | _Overflows] = {}
 
     def note(self, gap: Gap) -> None:
         """Note a gap that came from the hub."""
-        gaps = self._sums.get(gap.reason)
+        text = _GAPS[gap.reason]
+        gaps = self._sums.get(text)
         if not isinstance(gaps, _Gaps):
-            gaps = self._sums[gap.reason] = _Gaps()
+            gaps = self._sums[text] = _Gaps()
             self._remind()
         gaps.add(gap.missed)
 
@@ -117,23 +122,20 @@ class LossLog:
         :param names: of channels of the subscription
         :param before: what this returned the last time, for the same overflow
         """
-        overflows = self._sums.get("client")
+        overflows = self._sums.get(_FULL)
         if not isinstance(overflows, _Overflows):
-            overflows = self._sums["client"] = _Overflows()
+            overflows = self._sums[_FULL] = _Overflows()
             self._remind()
         overflows.add(missed, names, is_known=overflows is before)
         return overflows
 
     def write(self, hub: str, *, is_end: bool = False) -> None:
         """Write what there is room for in the log; at the end all."""
-        for reason, losses in list(self._sums.items()):
-            text = _SENTENCES[reason]
-            if not self._log.has_room(text):
-                if not is_end:
-                    continue
-                text = _AT_THE_END + text
-            del self._sums[reason]
-            self._log.warning(text, *losses.describe(hub))
+        for text, losses in list(self._sums.items()):
+            has_room = self._log.has_room(text)
+            if has_room or is_end:
+                del self._sums[text]
+                self._log.warning(text if has_room else _AT_THE_END + text, *losses.describe(hub))
         if self._sums:
             self._remind()
 

@@ -28,6 +28,7 @@ from ._strangers import Penalties, Stranger, Strangers
 from ._transport import DEFAULT_HOST, DEFAULT_PORT, TCPAddress, UnixAddress, listen
 from ._version import __version__
 from .protocol import Broker, Limits, ServerProtocol
+from .protocol.server import load_wires
 
 if TYPE_CHECKING:
     import socket
@@ -112,6 +113,7 @@ class Server(anyio.AsyncContextManagerMixin):
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncIterator[Server]:
         self._is_leaving = False
+        load_wires()
         listeners = await listen(self._address)
         if isinstance(self._address, UnixAddress):
             self._socket_id = _file_id(self._address.path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from typing import TYPE_CHECKING
 
-from .protocol import ErrorCode, Hello, PeerError, RemoteProtocolError, State
+from .protocol import ErrorCode, Hello, PeerError, Refusal, RemoteProtocolError, State, Taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +37,7 @@ class Session:
         "_on_open",
         "_penalties",
         "_protocol",
+        "_refusals",
         "_token",
         "_why",
         "name",
@@ -62,6 +63,8 @@ class Session:
         self._engine = engine
         self._log = log
         self._on_open = on_open
+        # How many kinds of refusals were logged.
+        self._refusals = 0
         # Why it is refused, and when.
         self._why = ""
         self._alarm: Alarm | None = None
@@ -71,6 +74,12 @@ class Session:
         """Take an event."""
         if isinstance(event, Hello):
             self._on_hello(event)
+        elif isinstance(event, Taken):
+            for refused in self._protocol.refusals[self._refusals :]:
+                # Its client may not see them.
+                self._refusals += 1
+                why = Refusal(0, bytes([refused])).error()
+                self._log.warning("session %s: a record was refused: %s", self.name, why)
         elif isinstance(event, PeerError):
             code, text = event.code, event.message
             self._log.info("session %s: the client gave up: %s: %s", self.name, code, text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import ssl
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -244,3 +244,67 @@ async def test_a_session_of_each_wire_is_logged(caplog: pytest.LogCaptureFixture
     assert any(f"client 'hyps-py/{hyps.__version__}'" in text for text in texts)
     assert texts[-1].endswith("ended")
     assert not warned(caplog, "hyps.server")
+
+
+async def test_what_is_refused_over_http2_is_logged_once_for_each_session_and_code(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Clients of Hyps for Nim do not look at the codes."""
+    limits = Limits(max_message=10, max_channel=4, max_channels=1)
+    async with hyps.Server(port=0, limits=limits) as server:
+        for count in (3, 6):
+            async with hyps.connect(http_url(server.urls[0])) as client, client.subscribe("a"):
+                for _ in range(3):
+                    with pytest.raises(hyps.MessageTooLarge):
+                        await client.publish("a", bytes(11))
+                    with pytest.raises(hyps.InvalidChannel):
+                        await client.publish("abcde", b"")
+                    with pytest.raises(hyps.PermissionDenied):
+                        async with client.subscribe("b"):
+                            pass
+                await client.publish("a", b"1")
+            assert len(warned(caplog, "hyps.server")) == count
+        async with hyps.connect(server.urls[0]) as client:
+            with pytest.raises(hyps.PermissionDenied):
+                async with client.subscribe("a", "b"):
+                    pass
+    lines = warned(caplog, "hyps.server")
+    assert len(lines) == 6
+    for line, code in zip(lines, "snd" * 2, strict=True):
+        assert f"{code!r}: " in line
+        assert "a record was refused" in line
+
+
+async def test_no_token_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither at DEBUG, where hpack logs all headers, nor where a header is not allowed."""
+    token = "correct-horse"
+    caplog.set_level(logging.DEBUG)
+    async with hyps.Server(port=0, token=token) as server:
+        url = http_url(server.urls[0])
+        async with hyps.connect(url, token=token) as client:
+            await client.publish("a", b"1")
+        with pytest.raises(hyps.AuthenticationFailed):
+            await hyps.connect(url, token=f"not {token}").connect()
+        block = b"".join(
+            [
+                b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
+                for name, value in (
+                    (b":method", b"POST"),
+                    (b":scheme", b"http"),
+                    (b":path", b"/publish"),
+                    (b"authorization", f"Bearer {token} ".encode()),
+                )
+            ]
+        )
+        frames = b"\0\0\0\4\0\0\0\0\0" + len(block).to_bytes(3, "big") + b"\1\5\0\0\0\1" + block
+        port = int(server.urls[0].rpartition(":")[2])
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            await stream.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frames)
+            answer = b""
+            with suppress(anyio.EndOfStream):
+                while True:
+                    answer += await stream.receive()
+    assert b"HTTP/2, HeadersFrame" in answer
+    assert token.encode() not in answer
+    assert "HTTP/2, HeadersFrame" in caplog.text
+    assert token not in caplog.text

@@ -13,6 +13,7 @@ import hyps
 from hyps import Gap
 
 from .helpers import (
+    PATIENCE,
     begin,
     data_of,
     let_others_run,
@@ -388,3 +389,30 @@ async def test_only_a_hub_that_has_answered_a_ping_is_given_up_for_its_silence()
         assert other.hub.pings == 1
         await other_client.publish("c", b"1")
         assert other.hub.published == [("c", b"1")]
+
+
+async def test_too_large_a_message_is_a_gap_and_costs_no_connection(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    limits = hyps.Limits(max_message=1_000)
+    async with (
+        connected_to_nim(limits=limits) as (client, session),
+        client.subscribe("foo_ch", gaps=True) as subscription,
+    ):
+        await session.deliver("foo_ch", b"1")
+        await session.deliver("foo_ch", bytes(limits.max_frame))
+        await session.deliver("foo_ch", b"2")
+        with anyio.fail_after(PATIENCE):
+            found = [await subscription.receive() for _ in range(3)]
+        assert found == [
+            hyps.Message("foo_ch", b"1"),
+            Gap("foo_ch", 1, "client"),
+            hyps.Message("foo_ch", b"2"),
+        ]
+        assert subscription.missed == 1
+        assert client.connected
+        [line] = warned(caplog, "hyps.client")
+        assert "this client's own Limits.max_message" in line
+        assert "1 message in 1 channel" in line
+        with pytest.raises(hyps.MessageTooLarge, match=r"own Limits\.max_message"):
+            await client.publish("foo_ch", bytes(1_001))

@@ -170,3 +170,27 @@ def test_without_the_extra() -> None:
     assert "pip install 'hyps[http2]'" in invalid
     # A line for each session.
     assert [line.count("HTTP/2") for line in done.stderr.splitlines()] == [1, 1]
+
+
+HUB_WITH = """
+import sys, anyio, hyps
+
+async def main():
+    assert "h2" not in sys.modules
+    async with hyps.Server(port=0):
+        assert "h2" in sys.modules
+
+anyio.run(main)
+"""
+
+
+def test_no_client_waits_for_the_first_one_over_http2() -> None:
+    """Importing h2 takes a hundred milliseconds, so a hub does it before it listens."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", HUB_WITH],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

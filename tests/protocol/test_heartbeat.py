@@ -29,6 +29,7 @@ from hyps.protocol import (
     encode,
     encode_frame,
 )
+from hyps.protocol.limits import MIN_PROGRESS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +46,12 @@ def client_of_that_heartbeat() -> ClientProtocol:
 either_end = pytest.mark.parametrize(
     "open_end", [lambda: open_server(LIMITS), client_of_that_heartbeat], ids=["server", "client"]
 )
+
+
+def large_frame(end: End) -> bytes:
+    """A frame that the other end may send."""
+    kind = Kind.MESSAGES if isinstance(end, ClientProtocol) else Kind.PUBLISH
+    return encode_frame(kind, encode("c", bytes(60_000)))
 
 
 def pings(end: End) -> list[bytes]:
@@ -139,11 +146,64 @@ def test_received_bytes_are_life_even_in_the_middle_of_a_frame(
 ) -> None:
     end = open_end()
     end.tick(0)
-    ping = encode_frame(Kind.PING, bytes(8))
-    for index in range(len(ping) - 1):
-        assert receive(end, ping[index : index + 1]) == []
+    frame = large_frame(end)
+    for index in range(12):
+        assert receive(end, frame[MIN_PROGRESS * index :][:MIN_PROGRESS]) == []
         assert end.tick(9 * index) == 9 * index + 10
     assert pings(end) == []
+
+
+@either_end
+def test_frame_that_does_not_go_on_is_given_up(open_end: Callable[[], End]) -> None:
+    """It takes memory for as long as it is not whole."""
+    end = open_end()
+    frame = large_frame(end)
+    end.tick(0)
+    end.receive_data(frame[:20_000])
+    drain(end)
+    assert end.tick(5) == 15
+    for second in range(6, 15):
+        receive(end, frame[:1])
+        assert end.tick(second) == 15
+    # A read is tried before the end, and one byte more does not help.
+    assert end.tick(15) == 15
+    receive(end, frame[:1])
+    assert end.tick(15) == math.inf
+    with pytest.raises(RemoteProtocolError, match="does not go on"):
+        end.next_event()
+    expect_timeout(end)
+
+
+@either_end
+def test_frame_that_goes_on_in_the_last_moment_is_not_given_up(
+    open_end: Callable[[], End],
+) -> None:
+    end = open_end()
+    frame = large_frame(end)
+    receive(end, frame[:10])
+    end.tick(0)
+    assert end.tick(10) == 10
+    receive(end, frame[10 : 10 + MIN_PROGRESS])
+    assert end.tick(10) == 20
+    receive(end, frame[10 + MIN_PROGRESS : 9 + 2 * MIN_PROGRESS])
+    assert end.tick(20) == 20
+    receive(end, frame[9 + 2 * MIN_PROGRESS : 10 + 2 * MIN_PROGRESS])
+    assert end.tick(20) == 30
+    assert len(receive(end, frame[10 + 2 * MIN_PROGRESS :])) == 1 - isinstance(end, ClientProtocol)
+    assert end.tick(30) == 40
+
+
+@either_end
+def test_each_frame_has_a_time_of_its_own(open_end: Callable[[], End]) -> None:
+    """Whoever sends all the time is in the middle of a frame at each tick."""
+    end = open_end()
+    frame = encode_frame(0x80, bytes(100))
+    end.receive_data(frame[:50])
+    for now in range(0, 100, 9):
+        receive(end, frame[50:] + frame[:50])
+        assert end.tick(now) == now + 10
+    receive(end, frame[50:])
+    assert end.tick(1000) == 1010
 
 
 @either_end

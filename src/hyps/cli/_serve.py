@@ -106,8 +106,6 @@ def serve(
         format="%(asctime)s %(levelname)s %(message)s",
     )
     logging.getLogger("asyncio").setLevel(logging.WARNING)
-    # It would log all headers, and so the token.
-    logging.getLogger("hpack").setLevel(logging.WARNING)
     try:
         ssl_context = _make_ssl_context(cert, key)
         server = Server(host, port, uds=uds, token=token, ssl_context=ssl_context, limits=limits)

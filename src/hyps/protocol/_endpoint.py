@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import enum
 import math
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar
 
 from ._json import Fields, dump
 from .errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from .events import NEED_DATA, Closed, NeedData, PeerError
-from .frames import FIRST_IGNORABLE, VERSION, Kind
-from .limits import MAX_PONGS, MAX_REASON, Limits
+from .frames import FIRST_IGNORABLE, NO_FRAME, VERSION, Kind
+from .limits import MAX_PONGS, MAX_REASON, MIN_PROGRESS, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -53,6 +53,21 @@ class State(enum.Enum):
 State.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 
+class _Unfinished(NamedTuple):
+    """A frame that arrives in part, when it was seen to grow enough for the last time.
+
+    :param number: see :attr:`~hyps.protocol.wire.Wire.unfinished_frame`
+    :param size: how much of it had come
+    :param at: when
+    :param is_overdue: whether it has had its time
+    """
+
+    number: int
+    size: int
+    at: float
+    is_overdue: bool = False
+
+
 class Endpoint(Generic[_Event]):
     """One end of one connection, without I/O."""
 
@@ -78,6 +93,7 @@ class Endpoint(Generic[_Event]):
         "_slow_send",
         "_state",
         "_told",
+        "_unfinished",
         "_unsent",
         "_wire",
         "limits",
@@ -116,6 +132,7 @@ class Endpoint(Generic[_Event]):
         self._before_ping: int | None = None
         self._pinged_at = 0.0
         self._overdue = False
+        self._unfinished: _Unfinished | None = None
 
     @property
     def farewell_time(self) -> float:
@@ -184,7 +201,7 @@ class Endpoint(Generic[_Event]):
         frame = wire.next_frame()
         # The wire is another one when it was not known before.
         if self._wire.has_output:
-            self._output.wake()
+            self._output.nudge()
         if frame is None:
             if self._at_eof:
                 clean = not self._wire.buffered
@@ -195,7 +212,9 @@ class Endpoint(Generic[_Event]):
         handler = self._TABLE[state].get(kind)
         if handler is not None:
             handler(self, body)
-        elif kind < FIRST_IGNORABLE or state not in (State.OPEN, State.DRAINING):
+        elif frame is not NO_FRAME and (
+            kind < FIRST_IGNORABLE or state not in (State.OPEN, State.DRAINING)
+        ):
             raise RemoteProtocolError(
                 f"{_kind_name(kind)} from the {self._PEER}, which the state "
                 f"{state.value!r} does not allow"
@@ -297,6 +316,9 @@ class Endpoint(Generic[_Event]):
         A late tick may mean that this process was busy and not the peer silent. So the first
         overdue tick only asks for another one at once, with a read in between.
 
+        A frame that arrives in part must go on by ``MIN_PROGRESS`` in each interval, whatever else
+        comes: what there is of it takes memory.
+
         :param now: seconds on any clock that does not go backwards
         :param unsent: bytes that the transport holds of what it was given, if it can tell
         :return: when to call again, at the latest
@@ -314,6 +336,34 @@ class Endpoint(Generic[_Event]):
                 self._opened_at = now
             self._alive_at = now
             return self._judge(now, self._opened_at + self.limits.hello_timeout)
+        deadline = self._judge_unfinished(now)
+        return min(deadline, self._judge_silence(now, unsent))
+
+    def _judge_unfinished(self, now: float) -> float:
+        found = self._wire.unfinished_frame
+        if found is None:
+            self._unfinished = None
+            return math.inf
+        number, size = found
+        before = self._unfinished
+        if before is None or before.number != number or size >= before.size + MIN_PROGRESS:
+            before = self._unfinished = _Unfinished(number, size, now)
+        deadline = before.at + self._heartbeat
+        if now < deadline:
+            return deadline
+        if not before.is_overdue:
+            self._unfinished = before._replace(is_overdue=True)
+            return now
+        text = (
+            f"a frame from the {self._PEER} that does not go on: under {MIN_PROGRESS} bytes of it "
+            f"in {self._heartbeat} seconds"
+        )
+        self._break_off(RemoteProtocolError(text, ErrorCode.TIMEOUT))
+        return math.inf
+
+    def _judge_silence(self, now: float, unsent: int | None) -> float:
+        if self._state is State.CLOSED:
+            return math.inf
         if self._see_progress(unsent) or self._heard:
             self._heard = self._overdue = False
             self._alive_at = now

@@ -53,15 +53,19 @@ class Fields:
         self._frame = frame
         if len(body) > MAX_OPENING_FRAME:
             raise RemoteProtocolError(f"{frame}: over {MAX_OPENING_FRAME} bytes", "too_large")
+        reason = None
         try:
             found = _decoder.decode(body.decode())
             _check_nesting(found, MAX_NESTING)
             # A lone surrogate can be written as an escape, and is no text.
             json.dumps(found, ensure_ascii=False).encode()
-        except (ValueError, RecursionError) as error:
-            # str(error) may quote the body; its first words never do.
-            reason = "nested too deeply" if isinstance(error, RecursionError) else "bad JSON"
-            raise RemoteProtocolError(f"{frame}: {reason}") from None
+        except RecursionError:
+            reason = "nested too deeply"
+        except ValueError:
+            reason = "bad JSON"
+        if reason is not None:
+            # Not as a consequence of those: they quote the body, in which may be a token.
+            raise RemoteProtocolError(f"{frame}: {reason}")
         if not isinstance(found, dict):
             raise RemoteProtocolError(f"{frame}: not a JSON object")
         self._fields: dict[str, Any] = found

@@ -120,6 +120,10 @@ class OutputQueue:
     def put_urgent(self, kind: int, body: bytes) -> None:
         """Append a frame that overtakes everything queued by :meth:`put`."""
         self._urgent += ((kind, body),)
+        self.nudge()
+
+    def nudge(self) -> None:
+        """Say that there is something to take, unless that was said."""
         if self._idle:
             self.wake()
 

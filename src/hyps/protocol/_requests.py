@@ -85,11 +85,11 @@ class Requests(OutputQueue):
         welcome = self._welcome
         prefix = _encode_prefix(channel)
         if len(prefix) > welcome.max_channel + 1:
-            raise too_long(prefix[:-1], welcome)
+            raise self.too_long(prefix[:-1])
         if type(data) is not bytes:
             data = encode_data(data)
         if len(data) > welcome.max_message:
-            raise _too_large(data, welcome)
+            raise self._too_large(data)
         contents = self._contents
         size = len(prefix) + len(data) + 5
         if contents and (self._size + size > self._batch_size or len(contents) >= self._most):
@@ -128,13 +128,13 @@ class Requests(OutputQueue):
             if channel != last:
                 prefix = _encode_prefix(channel)
                 if len(prefix) > max_prefix:
-                    raise too_long(prefix[:-1], welcome)
+                    raise self.too_long(prefix[:-1])
                 overhead = len(prefix) + RECORD_OVERHEAD - 1
                 last = channel
             data = message if type(message) is bytes else encode_data(message)
             length = len(data)
             if length > max_message:
-                raise _too_large(data, welcome)
+                raise self._too_large(data)
             prefixes.append(prefix)
             contents.append(data)
             size += length + overhead
@@ -182,17 +182,22 @@ class Requests(OutputQueue):
         self._forget()
         super().clear()
 
+    def too_long(self, name: bytes) -> InvalidChannel:
+        """Say that such a long name is not taken."""
+        most = self._say_most("max_channel", self._welcome.max_channel)
+        return InvalidChannel(f"a channel of {len(name)} bytes; {most}")
+
+    def _too_large(self, data: bytes) -> MessageTooLarge:
+        most = self._say_most("max_message", self._welcome.max_message)
+        return MessageTooLarge(f"a message of {len(data)} bytes; {most}")
+
+    def _say_most(self, name: str, most: int) -> str:
+        if self.wire.tells_limits:
+            return f"the hub takes {most}"
+        return f"this client's own Limits.{name} is {most}, and the hub tells nothing over HTTP/2"
+
 
 @lru_cache(8_192)
 def _encode_prefix(channel: str) -> bytes:
     # Publishers use the same names over and over.
     return encode_channel(channel) + b"\n"
-
-
-def too_long(name: bytes, welcome: Welcome) -> InvalidChannel:
-    """Say that a hub does not take such a long name."""
-    return InvalidChannel(f"a channel of {len(name)} bytes; the hub takes {welcome.max_channel}")
-
-
-def _too_large(data: bytes, welcome: Welcome) -> MessageTooLarge:
-    return MessageTooLarge(f"a message of {len(data)} bytes; the hub takes {welcome.max_message}")

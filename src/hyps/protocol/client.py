@@ -18,7 +18,7 @@ from ._json import Fields, dump
 from ._operations import Operation, Operations
 from ._output import nothing
 from ._position import is_position, parse_position
-from ._requests import Requests, too_long
+from ._requests import Requests
 from .errors import RemoteProtocolError
 from .events import (
     Acked,
@@ -64,6 +64,15 @@ _MAX_RECONNECT_AFTER: Final = 86_400
 _NOT_JOINING: Final = (math.inf, 0, b"")
 
 
+def _is_text(text: str) -> bool:
+    # The error has the text in it, so nothing may be raised as its consequence.
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 _ClientOnly = Welcome | Acked | Rejected | Lost | Messages | Gap | GoingAway
 
 
@@ -82,7 +91,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
     :param on_output: called when there is something to send after there was nothing. It must
         not call this object.
     :param wire: what it speaks; None is the native wire
-    :raises ValueError: if the token is too long to be sent
+    :raises ValueError: if the token is too long to be sent, or has no UTF-8 form
     """
 
     _PEER = "hub"
@@ -113,7 +122,8 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         hello = dump(client=client, token=token, features=[])
         if len(hello) >= MAX_OPENING_FRAME:
             raise ValueError("the token is too long")
-        (token or "").encode()  # UnicodeEncodeError is a ValueError
+        if not _is_text(token or ""):
+            raise ValueError("the token has no UTF-8 form")
         self._output.put_urgent(Kind.HELLO, hello)
 
     # Operations
@@ -281,7 +291,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         names = encode_channels(channels)
         longest = max(names, key=len, default=b"")
         if len(longest) > welcome.max_channel:
-            raise too_long(longest, welcome)
+            raise self._requests.too_long(longest)
         return names
 
     def _put(
@@ -491,8 +501,14 @@ class ClientProtocol(Endpoint[_ClientOnly]):
 
     def _on_gap(self, body: bytes) -> None:
         for name, position in _each_record(body):
-            generation, count = parse_position(position)
             channel = self._channels.get(name)
+            if not self.counts_losses:
+                # The wire itself left one out, that was too large for this client.
+                if channel is not None:
+                    channel = channel.own(name, self._channels)
+                    self._on_position(channel, channel.generation, channel.count + 1, "client")
+                continue
+            generation, count = parse_position(position)
             if channel is not None:
                 self._on_position(channel.own(name, self._channels), generation, count, "hub")
 

@@ -42,7 +42,8 @@ class Hello:
     """
 
     client: str
-    token: str | None
+    # Not shown: it must not be in any log.
+    token: str | None = field(repr=False)
     features: tuple[str, ...]
 
 
@@ -181,7 +182,8 @@ class Gap:
     :param channel: name of the channel
     :param missed: how many, or None if that cannot be known
     :param reason: ``"hub"``, the session's buffer at the hub was full; ``"client"``, the
-        subscription's buffer was full; ``"reconnect"``, they were published between two
+        subscription's buffer was full, or over HTTP/2 a message was larger than the client's
+        ``Limits.max_message`` allows; ``"reconnect"``, they were published between two
         connections
     """
 

@@ -46,6 +46,11 @@ class Kind(enum.IntEnum):
 FIRST_IGNORABLE: Final = 0x80
 
 
+#: What a wire gives instead of a frame when it has worked for none: others may have their turn.
+#: Told by its identity, as a peer may send a kind 0 too.
+NO_FRAME: Final = (0, b"")
+
+
 #: Encode the length of kind and body, and the kind.
 pack_head: Final = _HEAD.pack
 
@@ -85,6 +90,8 @@ class FrameDecoder:
         self._kind = 0
         self._parts: list[bytes | bytearray] = _NO_PARTS
         self._missing = 0
+        # How many frames came in part.
+        self._partial_frames = 0
         self._in_preface = preface
 
     @property
@@ -92,6 +99,14 @@ class FrameDecoder:
         """Bytes that are not part of a frame handed out yet."""
         begun = 5 + sum(map(len, self._parts)) if self._missing else 0
         return begun + len(self._data) - self._position
+
+    @property
+    def unfinished_frame(self) -> tuple[int, int] | None:
+        """A number for the frame that came in part, and how much of it came; None if there is none.
+
+        Up to its kind, five bytes, it is not looked at.
+        """
+        return (self._partial_frames, self.buffered) if self._missing else None
 
     def receive_data(self, data: bytes) -> None:
         """Take bytes. Call :meth:`next_frame` until it returns None afterwards."""
@@ -142,6 +157,7 @@ class FrameDecoder:
         self._kind = kind
         self._parts = [body]
         self._missing = stop - end
+        self._partial_frames += 1
         return None
 
     def _go_on(self, data: bytes) -> bool:

@@ -36,6 +36,11 @@ PASS_WORK: Final = 4_096
 #: Units of work in looking at a frame, whatever is in it.
 FRAME_WORK: Final = 8
 
+#: Bytes by which a frame that arrives must grow in each heartbeat interval: a hundredth of what the
+#: slowest links bring, and far more than a byte now and then, which would keep a megabyte taken for
+#: as long as somebody likes.
+MIN_PROGRESS: Final = 4_096
+
 #: The largest ``max_frame`` that a client believes, so that a hub cannot make it buffer more.
 MAX_FRAME_CEILING: Final = 256 * MIB
 

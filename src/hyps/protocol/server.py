@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -48,6 +49,15 @@ def _make_http2(max_frame: int) -> Wire:
     return ServerWire(max_frame)
 
 
+def load_wires() -> None:
+    """Import now what the wires need, and not at the first client who speaks them.
+
+    With h2 that takes a hundred milliseconds, which a hub that serves others does not have.
+    """
+    with suppress(ImportError):
+        from . import http2  # noqa: F401
+
+
 #: The wires that a client may choose from, by what they begin with.
 _WIRES: Final[Mapping[bytes, Callable[[int], Wire]]] = {
     PREFACE[:5]: partial(NativeWire, preface=True),
@@ -90,6 +100,8 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         self._channels: list[Channel] | dict[Channel, None] = []
         # Answers to SUBSCRIBE that this pass has found, each a record.
         self._answers: list[bytes] = []
+        # Codes of refusals that its client may not look at, each once.
+        self._refusals = b""
         # The work in frames that no event tells of yet.
         self._frame_work = 0
         # Bytes of answers: a session's own names may be echoed, but not names without end.
@@ -112,6 +124,14 @@ class ServerProtocol(Endpoint[Hello | Taken]):
     def channels(self) -> int:
         """How many channels the session holds."""
         return len(self._channels)
+
+    @property
+    def refusals(self) -> bytes:
+        """The codes with which records were refused, each once, where the client may not see them.
+
+        Clients of Hyps for Nim, over HTTP/2, only count their answers.
+        """
+        return self._refusals
 
     def accept(self) -> None:
         """Open the session, in answer to :class:`Hello`; or refuse it, if there are too many.
@@ -185,6 +205,7 @@ class ServerProtocol(Endpoint[Hello | Taken]):
     def _close(self) -> None:
         super()._close()
         self._work = None
+        self._frame_work = 0
         channels, self._channels = self._channels, []
         self._broker.close_session(self, self._outbox, list(channels))
 
@@ -242,6 +263,8 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         finally:
             # Valid records are answered before an invalid one ends the session.
             answers = b"".join(codes)
+            if not self._wire.shows_refusals:
+                self._note_refusals(answers)
             taken = len(answers) + len(self._answers)
             if answers:
                 self._outbox.put(answer, answers, len(answers))
@@ -254,6 +277,12 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         self._work = None if position == len(body) else (take, answer, body, position)
         self._broker.do_chores()
         self._check_owed()
+
+    def _note_refusals(self, codes: bytes) -> None:
+        if self._answers:
+            codes += bytes([_code_of(answer) for answer in self._answers])
+        for code in sorted(set(codes.replace(b"k", b"")) - set(self._refusals)):
+            self._refusals += bytes([code])
 
     def _take_runs(self, take: TakeRun, body: bytes, position: int, codes: list[bytes]) -> int:
         """Take records run by run."""
@@ -387,6 +416,11 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         State.OPEN: _OPEN,
         State.DRAINING: _OPEN,
     }
+
+
+def _code_of(answer: bytes) -> int:
+    """The code in an answer to SUBSCRIBE, which stands behind the name."""
+    return answer[answer.index(b"\n", 4) + 1]
 
 
 def _publish_late(data: bytes, position: int, stop: int, name: bytes, count: int) -> bytes:

@@ -71,6 +71,10 @@ class Wire(ABC):
     frame_work: int = FRAME_WORK
     #: Whether each message that the hub drops is counted.
     counts_losses: bool = True
+    #: Whether a client looks at the codes with which its records are refused.
+    shows_refusals: bool = True
+    #: Whether the bounds in WELCOME are the hub's.
+    tells_limits: bool = True
 
     @abstractmethod
     def receive_data(self, data: bytes) -> None:
@@ -78,7 +82,7 @@ class Wire(ABC):
 
     @abstractmethod
     def next_frame(self) -> tuple[int, bytes] | None:
-        """Give the next frame's kind and body, or None if more data is needed.
+        """Give the next frame's kind and body, None if more data is needed, or ``NO_FRAME``.
 
         :raises RemoteProtocolError: the peer broke the rules
         """
@@ -87,6 +91,14 @@ class Wire(ABC):
     @abstractmethod
     def buffered(self) -> int:
         """Bytes that are not part of a frame handed out yet."""
+
+    @property
+    def unfinished_frame(self) -> tuple[int, int] | None:
+        """What arrives and is not whole yet, a frame or a record; None if there is nothing.
+
+        The first number is another one for each of them, the second is how many bytes of it came.
+        """
+        return None
 
     @abstractmethod
     def discard(self) -> None:
@@ -109,12 +121,15 @@ class Wire(ABC):
         """Give what else may be sent now."""
         return ()
 
-    def shed(self) -> list[bytes]:
-        """Give back messages that were encoded and not sent, not even in part; forget them."""
-        return []
-
     def clear(self) -> None:  # noqa: B027 - there is nothing to clear where nothing is held
         """Forget what is held."""
+
+    def shed(self) -> list[bytes]:
+        """Give back messages that were encoded and of which no byte was sent; they are forgotten.
+
+        :return: whole records, in order
+        """
+        return []
 
     def tick(self, now: float) -> float:
         """Take the time.

@@ -35,6 +35,9 @@ paths = st.sampled_from(
 )
 small = st.integers(0, 2**31) | st.integers(0, 20)
 
+#: Trailers, table size updates, a part of a field, a client that takes itself for the hub.
+blocks = st.sampled_from([b"", b"\0\1a\1b", b"\x20", b"\x20" * 3, b"\x40", b"\x88", b"\x83\x87"])
+
 #: Frames that are right, in the right place.
 plausible: st.SearchStrategy[bytes] = (
     st.builds(data_frame, streams, own.records, end=st.booleans())
@@ -49,6 +52,17 @@ plausible: st.SearchStrategy[bytes] = (
         paths,
         st.booleans(),
     )
+    | st.builds(
+        lambda stream, block, flags, more: (
+            headers_frame(stream, block, whole=False) + frame(9, flags, stream, more)
+        ),
+        streams,
+        blocks,
+        st.sampled_from([0, 4]),
+        blocks,
+    )
+    | st.builds(headers_frame, streams, blocks, end=st.booleans())
+    | st.builds(frame, st.just(5), st.just(4), streams, st.just(b"\0\0\0\2\x83"))
     | st.builds(reset_frame, streams, small)
     | st.builds(window_frame, streams, small)
     | st.builds(ping_frame, st.just(b"12345678"), ack=st.booleans())

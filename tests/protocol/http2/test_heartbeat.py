@@ -5,10 +5,21 @@ from __future__ import annotations
 import math
 
 import pytest
-from protocol.http2.peer import PREFACE, Peer, frame, ping_frame, settings_frame
+from protocol.http2.peer import (
+    MAX_DATA,
+    PREFACE,
+    PUBLISH,
+    SUBSCRIBE,
+    Peer,
+    data_frame,
+    frame,
+    headers_frame,
+    ping_frame,
+    settings_frame,
+)
 from protocol.pair import connect
 
-from hyps.protocol import Broker, Limits, State
+from hyps.protocol import Broker, Limits, State, encode
 
 LIMITS = Limits(heartbeat=10, hello_timeout=5.0)
 
@@ -98,6 +109,85 @@ def test_second_answer_to_one_ping() -> None:
     answer_twice = ping_frame(peer.pings[0], ack=True) * 2
     peer.send(answer_twice)
     peer.expect_refusal("protocol")
+
+
+UNFINISHED = {
+    "a record": (data_frame(PUBLISH, encode("c", bytes(9_000))[:5_000]),),
+    "a record in a frame": (
+        data_frame(PUBLISH, encode("c", bytes(9_000))[:5_000]) + data_frame(PUBLISH)[:3],
+    ),
+    "a record of a name": (data_frame(SUBSCRIBE, b"\0\0\0\x20abc"),),
+    "DATA": (data_frame(PUBLISH, bytes(100))[:-1],),
+    "the length of DATA": (data_frame(PUBLISH)[:2],),
+    "HEADERS": (headers_frame(7, bytes(100))[:-1],),
+    "a header block": (headers_frame(7, b"\x40", whole=False), frame(9, 0, 7, b"\x01")),
+}
+
+
+@pytest.mark.parametrize("parts", UNFINISHED.values(), ids=UNFINISHED)
+def test_what_is_begun_must_go_on(parts: tuple[bytes, ...]) -> None:
+    """That the client answers PINGs is no excuse."""
+    peer = Peer(limits=LIMITS)
+    peer.tick(0)
+    for now, part in enumerate(parts):
+        peer.send(part)
+        assert peer.tick(now) == 10
+    assert peer.tick(9) == 10
+    assert peer.tick(10) == 10
+    assert peer.tick(10) == math.inf
+    peer.expect_refusal("timeout", 0)
+    assert "does not go on" in str(peer.error)
+
+
+def test_pings_that_are_answered_are_no_excuse() -> None:
+    peer = Peer(limits=LIMITS)
+    record = encode("c", bytes(9_000))
+    peer.send(data_frame(PUBLISH, record[:5_000]))
+    now = 0.0
+    while peer.error is None:
+        assert now <= 30
+        peer.send(ping_frame() + data_frame(PUBLISH, b"1"))
+        peer.tick(now)
+        peer.read_all()
+        answer(peer)
+        now += 1
+    peer.expect_refusal("timeout", 0)
+
+
+def test_the_record_that_has_waited_for_longest_is_judged() -> None:
+    peer = Peer(limits=LIMITS)
+    peer.send(data_frame(SUBSCRIBE, b"\0\0\0\x20abc"))
+    now = 0.0
+    while peer.error is None:
+        assert now <= 30
+        # Another that goes on, and begins again and again.
+        peer.publish(("c", bytes(1_000)))
+        peer.send(data_frame(PUBLISH, encode("c", bytes(9_000))[:8_000]))
+        peer.send(data_frame(PUBLISH, encode("c", bytes(9_000))[8_000:]))
+        peer.tick(now)
+        peer.read_all()
+        answer(peer)
+        now += 1
+    peer.expect_refusal("timeout", 0)
+
+
+@pytest.mark.parametrize("piece", [300, 5_000, MAX_DATA])
+def test_records_that_arrive_slowly_are_welcome(piece: int) -> None:
+    """Also in frames that take longer than an interval, one behind the other."""
+    peer = Peer(limits=LIMITS)
+    record = encode("c", bytes(40_000))
+    frames = [data_frame(PUBLISH, record[at : at + MAX_DATA]) for at in range(0, 40_011, MAX_DATA)]
+    data = b"".join(frames) * 3
+    now = 0.0
+    for start in range(0, len(data), piece):
+        peer.send(data[start : start + piece])
+        peer.read_all()
+        now += 10 * min(piece, 4_096) / 4_200
+        peer.tick(now)
+        peer.read_all()
+        answer(peer)
+    assert peer.broker.published == 3
+    peer.expect_alive()
 
 
 @pytest.mark.parametrize("accepts", [True, False])

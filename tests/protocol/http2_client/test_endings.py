@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from hpack import Encoder
 from hypothesis import given
 from hypothesis import strategies as st
 from nim import MESSAGES, PUBLISH, SUBSCRIBE, split_frames
@@ -13,7 +14,6 @@ from hyps.protocol import (
     Closed,
     Gap,
     GoingAway,
-    Limits,
     Lost,
     RemoteProtocolError,
     State,
@@ -155,15 +155,21 @@ def test_a_malformed_record(record: bytes) -> None:
     assert messages_of(events) == [("c", b"1")]  # type: ignore[arg-type]
 
 
-def test_a_record_that_is_too_large_is_refused_at_its_length() -> None:
-    limits = Limits(max_message=10)
-    script = opened(limits=limits)
-    script.subscribe("c")
-    script.hub.send(MESSAGES, encode("c", b"1") + (limits.max_frame - 4).to_bytes(4, "big"))
-    assert messages_of(script.pump()) == [("c", b"1")]
-    script = opened(limits=limits)
-    script.hub.send(MESSAGES, (limits.max_frame - 3).to_bytes(4, "big"))
-    expect_violation(script, "too_large")
+@pytest.mark.parametrize("path", [PUBLISH, SUBSCRIBE, MESSAGES])
+@pytest.mark.parametrize("end", [0, 1])
+@pytest.mark.parametrize("stream", [2, 7])
+def test_a_request_from_the_hub(path: str, end: int, stream: int) -> None:
+    """Nothing of it is taken for an answer."""
+    script = opened(held=(PUBLISH, SUBSCRIBE))
+    script.client.publish("c", b"")
+    script.client.subscribe(["c"])
+    script.pump()
+    request = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "a")]
+    script.hub.send_frame(1, 4 | end, stream, Encoder().encode(request))
+    script.hub.send_frame(0, 1, stream, b"k")
+    text, events = expect_violation(script)
+    assert "did not begin" in text
+    assert [type(event) for event in events] == [Lost]
 
 
 @pytest.mark.parametrize("path", [PUBLISH, SUBSCRIBE])
@@ -273,3 +279,24 @@ def test_it_pings() -> None:
     script.arrive(down)
     frames = split_frames(script.client.data_to_send())
     assert (6, 1, b"\0\0\x08\6\1\0\0\0\x0012345678") in frames
+
+
+@pytest.mark.parametrize("size", [1_000, 5_000_000])
+def test_a_record_that_does_not_go_on_is_given_up(size: int) -> None:
+    """Also one that is too large and so is not kept; that the hub answers PINGs is no excuse."""
+    script = opened()
+    script.subscribe("c")
+    script.hub.send(MESSAGES, encode("c", bytes(size))[:900])
+    script.pump()
+    for now in range(3 * INTERVAL):
+        script.client.tick(now)
+        if script.client.state is State.CLOSED:
+            break
+        script.hub.send(MESSAGES, b"1")
+        script.hub.send_frame(6, 0, 0, bytes(8))
+        script.pump()
+        script.client.tick(now)
+    assert now == INTERVAL + 1
+    with pytest.raises(RemoteProtocolError, match="does not go on") as caught:
+        drain(script.client)
+    assert caught.value.code == "timeout"

@@ -7,6 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from h2.events import ConnectionTerminated, ResponseReceived, StreamEnded
+from hyperframe.frame import DataFrame, HeadersFrame
 
 from .._json import Fields, dump
 from .._position import format_position
@@ -14,11 +15,13 @@ from ..errors import ErrorCode, RemoteProtocolError
 from ..frames import Kind
 from ..limits import MAX_REASON, Limits
 from ..records import pack, scan
-from ._common import WINDOW, Http2Wire, first
+from ._common import Http2Wire, first
+from ._connection import WINDOW
 from ._stream import Outlet, WholeRecords
 
 if TYPE_CHECKING:
     from h2.events import Event
+    from hyperframe.frame import Frame
 
 _SUBSCRIBE: Final = 1
 _PUBLISH: Final = 3
@@ -81,18 +84,27 @@ class ClientWire(Http2Wire):
         self._token: str | None = None
         self._generation = b"http2.%d" % next(_numbers)
         self._outlets = {stream: Outlet(stream) for stream in (_SUBSCRIBE, _PUBLISH)}
-        self._records = WholeRecords()
+        # What is too large for this client costs a gap and not the connection: the hub was never
+        # told how much it takes.
+        self._records = WholeRecords(self._limits.max_frame, self._limits.max_channel)
         self._accepted: set[int] = set()
         self._pending: deque[_Pending] = deque()
         self._is_leaving = False
         # Codes that are due, and those whose turn it is not.
         self._due = {Kind.SUBSCRIBE: 0, Kind.PUBLISH: 0}
         self._codes = {Kind.SUBSCRIBE: b"", Kind.PUBLISH: b""}
-        # Messages behind a subscribe whose code waits for an earlier publish's, with the window
-        # that they take.
-        self._behind: deque[tuple[bytes, int]] = deque()
+        # Messages behind a subscribe whose code waits for an earlier publish's, as frames, with the
+        # window that they take.
+        self._behind: deque[tuple[list[tuple[int, bytes]], int]] = deque()
 
     # Input
+
+    def check(self, frame: Frame) -> None:
+        # h2 lets a hub begin requests too.
+        if isinstance(frame, DataFrame | HeadersFrame) and frame.stream_id not in _REQUESTS:
+            raise RemoteProtocolError(
+                "HTTP/2: the hub uses a stream that this client did not begin"
+            )
 
     def on_event(self, event: Event) -> None:
         match event:
@@ -111,7 +123,9 @@ class ClientWire(Http2Wire):
     def _on_response(self, stream: int, status: str) -> None:
         if status != "200":
             method, path = _REQUESTS[stream]
-            code, text = f"HTTP {status}", f"{method} {path}"
+            # Whatever else stands there is not worth showing.
+            code = f"HTTP {status if status.isdecimal() else '?'}"[:8]
+            text = f"{method} {path}"
             if status == "401":
                 code = ErrorCode.AUTH
                 text = "it wants a token" if self._token is None else "it does not take the token"
@@ -159,16 +173,20 @@ class ClientWire(Http2Wire):
             self.fail(RemoteProtocolError(f"the hub ended {_REQUESTS[stream][1]}"))
 
     def _on_messages(self, data: bytes, size: int) -> None:
-        body, _ = self._records.take(data)
-        if self._records.wanted > self.max_frame:
-            text = f"a record of {self._records.wanted} bytes"
-            self.fail(RemoteProtocolError(text, ErrorCode.TOO_LARGE))
+        records = self._records
+        body, _ = records.take(data, self.connection.frames.position)
+        self.partial_size = records.rest
+        frames: list[tuple[int, bytes]] = [(Kind.MESSAGES, body)] if body else []
+        if records.left_out:
+            frames.append((Kind.GAP, pack(records.left_out, b"")))
         if self._codes[Kind.SUBSCRIBE]:
-            self._behind.append((body, size))
+            self._behind.append((frames, size))
             return
-        if body:
-            self.frames.append((Kind.MESSAGES, body))
+        self.frames += frames
         self.grant(_MESSAGES, size)
+
+    def get_records(self) -> tuple[WholeRecords]:
+        return (self._records,)
 
     def _release(self) -> None:
         """Hand out the codes whose turn it is."""
@@ -187,9 +205,8 @@ class ClientWire(Http2Wire):
             if head.done == head.count:
                 pending.popleft()
         while self._behind and not self._codes[Kind.SUBSCRIBE]:
-            body, size = self._behind.popleft()
-            if body:
-                self.frames.append((Kind.MESSAGES, body))
+            frames, size = self._behind.popleft()
+            self.frames += frames
             self.grant(_MESSAGES, size)
 
     def _take_codes(self, kind: Kind, most: int) -> bytes:

@@ -5,61 +5,34 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections import deque
-from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
-from h2.config import H2Configuration
-from h2.connection import H2Connection
 from h2.errors import ErrorCodes
-from h2.events import ConnectionTerminated, DataReceived, PingAckReceived, StreamReset
-from h2.exceptions import (
-    DenialOfServiceError,
-    FrameTooLargeError,
-    H2Error,
-    ProtocolError,
-    TooManyStreamsError,
-)
-from h2.frame_buffer import FrameBuffer
-from h2.settings import SettingCodes, Settings
-from hyperframe.exceptions import HyperframeError
+from h2.events import DataReceived, PingAckReceived, StreamReset
 from hyperframe.frame import (
     DataFrame,
     Frame,
     GoAwayFrame,
     HeadersFrame,
     RstStreamFrame,
-    SettingsFrame,
     WindowUpdateFrame,
 )
 
 from ..errors import ErrorCode, RemoteProtocolError
-from ..frames import FIRST_IGNORABLE, Kind
+from ..frames import NO_FRAME, Kind
 from ..limits import FRAME_WORK
 from ..wire import Wire
+from ._connection import H2_ERRORS, MAX_DATA, WINDOW, Connection, explain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from h2.events import Event
 
-    from ._stream import Outlet
+    from ._stream import Outlet, WholeRecords
 
-#: Bytes of one DATA frame, whatever the other side would take: Hyps for Nim takes no more.
-MAX_DATA: Final = 16_384
-
-#: Length and type, DATA being 0, flags and stream: RFC 9113, 4.1.
-_HEAD: Final = Struct(">IBI")
-_END_STREAM: Final = 0x01
-
-_SETTINGS: Final = frozenset(map(int, SettingCodes))
-
-#: Bytes of a header list, and requests at a time.
-_MAX_HEADERS: Final = 16_384
-_MAX_STREAMS: Final = 100
-
-#: The window of each stream. The connection's is this too once the session is open, and HTTP/2's
-#: own 65,535 before, so that a stranger cannot make this end buffer more.
-WINDOW: Final = 1_048_576
+#: HTTP/2's own window. The connection's is as large as each stream's once the session is open, and
+#: this before, so that a stranger cannot make this end buffer more.
 FIRST_WINDOW: Final = 65_535
 
 #: Frames that carry nothing, PING, SETTINGS, RST_STREAM and the like, that the other side may
@@ -82,106 +55,9 @@ _CODES: Final = {
     ErrorCode.LIMIT: ErrorCodes.ENHANCE_YOUR_CALM,
     ErrorCode.TIMEOUT: ErrorCodes.NO_ERROR,
 }
-#: A frame that is ignored.
-_NOTHING: Final = (FIRST_IGNORABLE, b"")
 
-_ERRORS: Final[dict[type[Exception], str]] = {
-    DenialOfServiceError: ErrorCode.LIMIT,
-    TooManyStreamsError: ErrorCode.LIMIT,
-    FrameTooLargeError: ErrorCode.TOO_LARGE,
-}
-
-
-class _Frames(FrameBuffer):
-    """What has been received, as frames. What is too large is refused at its length."""
-
-    def __init__(self, *, is_client: bool) -> None:
-        super().__init__(server=not is_client)
-        self.max_frame_size = MAX_DATA
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    def clear(self) -> None:
-        self._data.clear()
-        self._headers_buffer.clear()
-
-    def __next__(self) -> Frame:
-        # h2 buffers all of it first.
-        if len(self._data) >= 3:
-            self._validate_frame_length(int.from_bytes(self._data[:3], "big"))
-        return super().__next__()
-
-    def _update_header_buffer(self, f: Frame | None) -> Frame | None:
-        frame = super()._update_header_buffer(f)
-        if sum([len(part.data) for part in self._headers_buffer]) > _MAX_HEADERS:
-            raise DenialOfServiceError("a header block that is too large")
-        return frame
-
-
-class _Connection(H2Connection):
-    """HTTP/2 without some habits of h2's.
-
-    It takes one frame at a time. So its state is never ahead of what the caller has seen, the
-    frames before a bad one count, and what is read at once is not handled at once.
-    """
-
-    def __init__(self, config: H2Configuration) -> None:
-        super().__init__(config)
-        self.frames: _Frames = _Frames(is_client=config.client_side)
-        self._parts: list[bytes] = []
-
-    def take_frame(self, frame: Frame) -> list[Event]:
-        state = self.state_machine.state
-        if type(frame) is SettingsFrame:
-            # h2 keeps all there are, and there can be 65,536 of them.
-            known = {key: value for key, value in frame.settings.items() if key in _SETTINGS}
-            frame.settings = known
-        try:
-            if type(frame) is not DataFrame:
-                return self._receive_frame(frame)
-            # h2 spells all data for its log, whether there is one or not.
-            frames, events = self._receive_data_frame(frame)
-            self._prepare_for_sending(frames)
-        except ProtocolError:
-            # What came before is still answered.
-            self.state_machine.state = state
-            raise
-        return events
-
-    def is_open(self, stream: int) -> bool:
-        found = self.streams.get(stream)
-        return found is not None and found.open
-
-    @property
-    def unread(self) -> int:
-        """Frames that wait to be sent, about."""
-        return len(self._parts)
-
-    def _prepare_for_sending(self, frames: list[Frame]) -> None:
-        # h2 copies what is sent four times.
-        for frame in frames:
-            if type(frame) is DataFrame:
-                length = len(frame.data)
-                flags = _END_STREAM if "END_STREAM" in frame.flags else 0
-                self._parts += (_HEAD.pack(length << 8, flags, frame.stream_id), frame.data)
-            else:
-                self._parts.append(frame.serialize())
-
-    def take_output(self) -> list[bytes]:
-        """Give what is to be sent."""
-        # The preface is what h2 does not put by the method above.
-        parts = [self.data_to_send(), *self._parts]
-        self._parts = []
-        return parts if any(parts) else []
-
-    def _receive_goaway_frame(self, frame: GoAwayFrame) -> tuple[list[Frame], list[Event]]:
-        # h2 takes it for the end, but what was begun is still to be finished (RFC 9113, 6.8).
-        event = ConnectionTerminated()
-        event.error_code = frame.error_code
-        event.last_stream_id = frame.last_stream_id
-        event.additional_data = frame.additional_data
-        return [], [event]
+#: h2 takes eight times as long as the native wire.
+_FRAME_WORK: Final = 8 * FRAME_WORK
 
 
 class Http2Wire(Wire):
@@ -193,8 +69,9 @@ class Http2Wire(Wire):
 
     is_eager = True
     counts_losses = False
-    # h2 takes eight times as long as the native wire.
-    frame_work = 8 * FRAME_WORK
+    shows_refusals = False
+    tells_limits = False
+    frame_work: int
     held: int
     has_output: bool
     speaks_itself = True
@@ -206,23 +83,11 @@ class Http2Wire(Wire):
         self.held = 0
         self.answers_ping = False
         self.has_output = False
-        self.connection: _Connection = _Connection(
-            # Bytes: h2 cannot stand what has no decoded form.
-            H2Configuration(client_side=is_client, header_encoding=None)
-        )
-        self.connection.local_settings = Settings(
-            client=is_client,
-            initial_values={
-                SettingCodes.ENABLE_PUSH: 0,
-                SettingCodes.MAX_CONCURRENT_STREAMS: _MAX_STREAMS,
-                SettingCodes.MAX_HEADER_LIST_SIZE: _MAX_HEADERS,
-                SettingCodes.INITIAL_WINDOW_SIZE: WINDOW,
-            },
-        )
-        self.connection.decoder.max_header_list_size = _MAX_HEADERS
+        self.frame_work = _FRAME_WORK
+        self.connection: Connection = Connection(is_client=is_client)
         self.frames: deque[tuple[int, bytes]] = deque()
         #: Bytes of records that are not whole.
-        self.unfinished: int = 0
+        self.partial_size: int = 0
         #: Whether the session is open, so that this end may look at frames without end.
         self.is_open: bool = False
         #: Whether nothing is received any more.
@@ -234,6 +99,8 @@ class Http2Wire(Wire):
         self._idle_frames = 0
         self._counted_at = -math.inf
         self._is_counting = False
+        # DATA frames that were sent and that no empty one has answered.
+        self._answerable = 0
 
     # Input
 
@@ -244,41 +111,67 @@ class Http2Wire(Wire):
         if len(frames) > _MAX_UNSEEN:
             self.fail(RemoteProtocolError("too much before the session is open", ErrorCode.LIMIT))
             return
-        frames.add_data(data)
+        frames.receive(data)
         self.has_output = True
 
     def next_frame(self) -> tuple[int, bytes] | None:
-        connection = self.connection
-        while not self.frames:
+        if not self.frames:
             if self._error is not None:
                 raise self._error
-            try:
-                frame = next(connection.frames, None)
-                if frame is None:
-                    return None
-                self._weigh(frame)
-                events = connection.take_frame(frame)
-                if not events:
-                    # It is of a stream that is over.
-                    self.spend()
-                for event in events:
-                    self._on_event(event)
-                if self.is_open and not self.frames:
-                    # It is work all the same, after which others may have their turn.
-                    return _NOTHING
-            except (H2Error, HyperframeError) as error:
-                self._goodbye_code = getattr(error, "error_code", ErrorCodes.PROTOCOL_ERROR)
-                code = next(
-                    (code for kind, code in _ERRORS.items() if isinstance(error, kind)),
-                    ErrorCode.PROTOCOL,
-                )
-                text = f"HTTP/2, {type(error).__name__}: {error}"
-                self.fail(RemoteProtocolError(text, code))
+            if not self._take_frame():
+                return None
+            if not self.frames:
+                return NO_FRAME
+        else:
+            self.frame_work = FRAME_WORK
         return self.frames.popleft()
+
+    def _take_frame(self) -> bool:
+        """Look at one frame of HTTP/2; False if there is none."""
+        connection = self.connection
+        frame: Frame | None = None
+        try:
+            frame = next(connection.frames, None)
+            if frame is None:
+                return False
+            self._weigh(frame)
+            self.check(frame)
+            events = connection.take_frame(frame)
+            if not events:
+                # It is of a stream that is over.
+                self.spend()
+            for event in events:
+                self._on_event(event)
+        except H2_ERRORS as error:
+            violation, self._goodbye_code = explain(error, frame)
+            self.fail(violation)
+        except RemoteProtocolError as error:
+            self.fail(error)
+        return True
+
+    def check(self, frame: Frame) -> None:
+        """Refuse what h2 takes and this end does not.
+
+        :raises RemoteProtocolError: it is refused
+        """
 
     @property
     def buffered(self) -> int:
-        return len(self.connection.frames) + self.unfinished
+        return len(self.connection.frames) + self.partial_size
+
+    @property
+    def unfinished_frame(self) -> tuple[int, int] | None:
+        frames = self.connection.frames
+        begun = [(each.begun_at, each.rest) for each in self.get_records() if each.rest]
+        if not begun:
+            return frames.unfinished
+        # The one that has waited for longest, with what may be its next part.
+        begun_at, size = min(begun)
+        return begun_at, size + len(frames)
+
+    @abstractmethod
+    def get_records(self) -> Iterable[WholeRecords]:
+        """Give the records of all streams."""
 
     def discard(self) -> None:
         self.is_closing = True
@@ -286,20 +179,31 @@ class Http2Wire(Wire):
         self.frames.clear()
 
     def _weigh(self, frame: Frame) -> None:
-        """Count what costs this end more than the other."""
+        """Count what looking at a frame costs this end, and what costs it more than the other."""
         is_client = self.connection.config.client_side
+        self.frame_work = _FRAME_WORK
         if type(frame) is DataFrame:
-            # A hub of Hyps for Nim answers what is not a whole record with none.
-            if not frame.data and not is_client:
-                self.spend()
+            if not frame.data:
+                self._on_empty_data()
+            return
+        size = len(frame.data) if isinstance(frame, HeadersFrame) else frame.body_len
+        # Headers take a microsecond for each byte, and some frames are about all streams.
+        self.frame_work += size + len(self.connection.streams)
+        if isinstance(frame, HeadersFrame):
+            self.spend(size // _IDLE_SIZE)
         elif type(frame) is RstStreamFrame:
             self.spend(REQUEST_COST)
-        elif not isinstance(frame, HeadersFrame) and not (
-            isinstance(frame, WindowUpdateFrame) and (self.is_open or is_client)
-        ):
-            self.spend(1 + frame.body_len // _IDLE_SIZE)
+        elif not (isinstance(frame, WindowUpdateFrame) and (self.is_open or is_client)):
+            self.spend(1 + size // _IDLE_SIZE)
         if self.connection.unread > _MAX_UNREAD_FRAMES:
             self.fail(RemoteProtocolError("HTTP/2: answers that are not read", ErrorCode.LIMIT))
+
+    def _on_empty_data(self) -> None:
+        # A hub of Hyps for Nim answers what completes no record with it.
+        if self._answerable and self.connection.config.client_side:
+            self._answerable -= 1
+        else:
+            self.spend()
 
     def spend(self, cost: int = 1) -> None:
         """Count work that was for nothing."""
@@ -307,7 +211,7 @@ class Http2Wire(Wire):
         if self._idle_frames > _MAX_IDLE_FRAMES:
             text = "HTTP/2: too many frames that carry nothing"
             self.fail(RemoteProtocolError(text, ErrorCode.LIMIT))
-        elif not self._is_counting:
+        elif cost and not self._is_counting:
             # From now on it is seconds that count.
             self._is_counting = self.wants_tick = True
 
@@ -383,6 +287,7 @@ class Http2Wire(Wire):
                     outlet.clear()
                 return
             data = outlet.take(room)
+            self._answerable += 1
             connection.send_data(stream, data, end_stream=outlet.is_ending and not outlet.size)
 
     def end(self, code: str, reason: str) -> None:

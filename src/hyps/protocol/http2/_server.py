@@ -14,16 +14,18 @@ from .._json import Fields, dump
 from ..errors import ErrorCode, HypsError, RemoteProtocolError
 from ..frames import Kind
 from ..records import encode_channel, pack, records
-from ._common import FIRST_WINDOW, MAX_DATA, REQUEST_COST, WINDOW, Http2Wire, first
+from ._common import FIRST_WINDOW, REQUEST_COST, Http2Wire, first
+from ._connection import MAX_DATA, WINDOW
 from ._stream import Bounds, Outlet, WholeRecords
 
 if TYPE_CHECKING:
     from h2.events import Event
 
-#: Seconds without DATA that answers are held for the rest of a batch, and seconds at most. Hyps
-#: for Nim reads the answers to a batch once, and would never see those that come later.
-_HOLD_TIME: Final = 0.02
-_MAX_HOLD_TIME: Final = 1.0
+#: Seconds after the last byte that answers are held where nothing tells whether their batch goes
+#: on, and how often that is looked at. Hyps for Nim reads the answers to a batch once, and would
+#: never see those that come later. Half a second, as its batch may come over a slow link.
+_HOLD_TIME: Final = 0.5
+_HOLD_CHECK: Final = 0.1
 
 #: Bytes of messages that are sent at once, so that nothing has to wait long behind them.
 _MAX_SEND: Final = 262_144
@@ -42,7 +44,18 @@ _KINDS: Final = {"/publish": Kind.PUBLISH, "/subscribe": Kind.SUBSCRIBE}
 class _Request:
     """One request whose answer is not over."""
 
-    __slots__ = ("answers", "bounds", "is_cut", "is_ended", "kind", "owed", "records")
+    __slots__ = (
+        "answers",
+        "bounds",
+        "has_moved",
+        "is_cut",
+        "is_due",
+        "is_ended",
+        "kind",
+        "owed",
+        "records",
+        "still_since",
+    )
 
     def __init__(self, stream: int, kind: Kind) -> None:
         self.kind = kind
@@ -53,18 +66,31 @@ class _Request:
         self.owed = 0
         #: Whether the last DATA was as if its batch went on.
         self.is_cut = False
+        #: Whether DATA came since the last tick, and the first tick without any.
+        self.has_moved = False
+        self.still_since = math.inf
+        #: Whether enough time has passed since.
+        self.is_due = False
         #: Whether the client sends no more.
         self.is_ended = False
 
-    @property
-    def is_held(self) -> bool:
-        """Whether answers wait for the rest of a batch."""
-        if self.is_ended:
-            return self.owed > 0
-        if self.answers.size >= FIRST_WINDOW:
-            # More than a client of Hyps for Nim reads at once.
-            return False
-        return self.is_cut or self.owed > 0 or self.records.rest > 0
+    def move(self, *, is_cut: bool) -> None:
+        """Note that DATA came."""
+        self.is_cut = is_cut
+        self.has_moved = True
+        self.is_due = False
+
+    def judge(self, now: float) -> float:
+        """Judge whether the batch goes on, for answers that wait for nothing but time.
+
+        :return: when to call again
+        """
+        if self.has_moved:
+            self.has_moved = False
+            self.still_since = now
+        deadline = self.still_since + _HOLD_TIME
+        self.is_due = now >= deadline
+        return math.inf if self.is_due else min(deadline, now + _HOLD_CHECK)
 
 
 class ServerWire(Http2Wire):
@@ -75,7 +101,7 @@ class ServerWire(Http2Wire):
 
     held: int
     has_output: bool
-    unfinished: int
+    partial_size: int
     wants_tick: bool
 
     def __init__(self, max_frame: int) -> None:
@@ -97,11 +123,8 @@ class ServerWire(Http2Wire):
         self._is_leaving = False
         # Bytes of answers that wait.
         self._unread = 0
-        # Whether answers wait for the rest of a batch, until when, and whether some of it came.
-        self._is_holding = False
-        self._hold_until = self._hold_at_most = math.inf
-        self._has_moved = False
-        self._is_due = False
+        # Requests whose answers wait for nothing but time.
+        self._holding: list[_Request] = []
 
     # Requests
 
@@ -161,9 +184,9 @@ class ServerWire(Http2Wire):
         try:
             pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True, errors="strict")
             names = [encode_channel(value) for name, value in pairs if name == "channel"]
-        except (ValueError, HypsError) as error:
+        except (ValueError, HypsError):
             if query:
-                self._refuse(stream, 400, f"the query is no list of channel=: {error}")
+                self._refuse(stream, 400, "the query is no list of channel=NAME")
                 return
             pairs, names = [], []
         if len(names) < len(pairs):
@@ -223,9 +246,8 @@ class ServerWire(Http2Wire):
             # Of a request that was refused.
             self.spend()
         else:
-            self._has_moved = True
             is_stopped = request.bounds.take(size) or is_stopped
-            request.is_cut = len(data) == MAX_DATA or is_stopped
+            request.move(is_cut=len(data) == MAX_DATA or is_stopped)
             self._take(request, data)
         self.grant(stream, size)
         self._bounds.grant(self.connection.inbound_flow_control_window)
@@ -234,13 +256,13 @@ class ServerWire(Http2Wire):
 
     def _take(self, request: _Request, data: bytes) -> None:
         before = request.records.rest
-        body, count = request.records.take(data)
+        body, count = request.records.take(data, self.connection.frames.position)
         if count:
             request.owed += count
             self._owing.append((request.answers.stream, count))
             self.frames.append((request.kind, body))
-        self.unfinished += request.records.rest - before
-        if max(request.records.wanted, self.unfinished) > self.max_frame:
+        self.partial_size += request.records.rest - before
+        if max(request.records.wanted, self.partial_size) > self.max_frame:
             text = f"a record, or unfinished ones, over {self.max_frame} bytes"
             self.fail(RemoteProtocolError(text, ErrorCode.TOO_LARGE))
         if self._unread > _MAX_ANSWERS:
@@ -255,7 +277,7 @@ class ServerWire(Http2Wire):
     def on_reset(self, stream: int) -> None:
         request = self._requests.pop(stream, None)
         if request is not None:
-            self.unfinished -= request.records.rest
+            self.partial_size -= request.records.rest
         if stream == self._messages.stream:
             # The channels stay: they are the connection's, and may be asked for again. But a record
             # may have been cut.
@@ -336,13 +358,12 @@ class ServerWire(Http2Wire):
                 self.connection.reset_stream(stream, ErrorCodes.PROTOCOL_ERROR)
 
     def send_all(self) -> None:
-        unread = waiting = 0
-        holds = not (self._is_due or self.is_closing)
+        unread = 0
+        self._holding = []
         for stream, request in list(self._requests.items()):
             answers = request.answers
-            is_held = holds and request.is_held
             is_last = request.is_ended and not request.owed and not request.records.rest
-            if answers.size and not is_held:
+            if answers.size and not self._is_held(request):
                 answers.is_ending = is_last
                 self.send(answers)
             elif is_last and not answers.size and self.connection.is_open(stream):
@@ -350,8 +371,6 @@ class ServerWire(Http2Wire):
             if is_last and not answers.size:
                 del self._requests[stream]
             unread += answers.size
-            waiting += answers.size if is_held else 0
-        self._is_due = False
         if self._messages.stream:
             self.send(self._messages, _MAX_SEND)
             if self._is_leaving and not self._messages.size and not self._goodbye:
@@ -362,11 +381,38 @@ class ServerWire(Http2Wire):
             self._messages.clear()
         self._unread = unread
         self.held = unread + self._messages.size
-        self._is_holding = waiting > 0
-        if not waiting:
-            self._hold_until = math.inf
-        elif self._hold_until == math.inf:
+        if any(request.has_moved for request in self._holding):
             self.wants_tick = True
+
+    def _is_held(self, request: _Request) -> bool:
+        """Tell whether answers are held for the rest of a batch.
+
+        What is visibly incomplete is waited for without a time: that it goes on is judged as of any
+        other frame.
+        """
+        if self.is_closing:
+            return False
+        if request.is_ended:
+            return request.owed > 0
+        if request.answers.size >= FIRST_WINDOW:
+            # More than a client of Hyps for Nim reads at once.
+            return False
+        if request.owed or request.records.rest:
+            return True
+        if self.connection.frames.may_be_of(request.answers.stream):
+            return True
+        if request.is_cut and not request.is_due:
+            self._holding.append(request)
+            return True
+        return False
+
+    def shed(self) -> list[bytes]:
+        shed = self._messages.shed()
+        self.held -= sum(map(len, shed))
+        return shed
+
+    def get_records(self) -> list[WholeRecords]:
+        return [request.records for request in self._requests.values()]
 
     def clear(self) -> None:
         for request in self._requests.values():
@@ -375,18 +421,8 @@ class ServerWire(Http2Wire):
         self.held = 0
 
     def tick(self, now: float) -> float:
-        later = super().tick(now)
-        if not self._is_holding:
-            return later
-        if self._hold_until == math.inf:
-            self._hold_at_most = now + _MAX_HOLD_TIME
-            self._hold_until = now + _HOLD_TIME
-        elif now >= self._hold_until:
-            if self._has_moved and now < self._hold_at_most:
-                self._hold_until = now + _HOLD_TIME
-            else:
-                self._hold_until = math.inf
-                self._is_due = self.has_output = True
-                return later
-        self._has_moved = False
-        return min(later, self._hold_until)
+        deadline = super().tick(now)
+        for request in self._holding:
+            deadline = min(deadline, request.judge(now))
+            self.has_output = self.has_output or request.is_due
+        return deadline
