@@ -153,7 +153,12 @@ class Server(anyio.AsyncContextManagerMixin):
         while True:
             self._chore = anyio.Event()
             now = anyio.current_time()
-            delay = self._broker.tick(now) - now
+            try:
+                delay = self._broker.tick(now) - now
+            except Exception:
+                # A defect of the hub. It must not end the sessions.
+                self._log.exception("internal error")
+                delay = _TELL_OMITTED
             self._log.tell_omitted()
             if delay <= 0:
                 await checkpoint()

@@ -44,11 +44,10 @@ class Chores:
         done = 0
         while self._chores and done < most:
             chore = self._chores[0]
-            step = next(chore, None)
-            if step is not None:
-                done += step
-            elif self._chores[0] is chore:
-                self._chores.popleft()
-            else:
-                # Its last step has added an urgent one.
+            try:
+                done += next(chore)
+            except BaseException as error:
+                # One that fails is not tried again. Its last step may have added an urgent one.
                 self._chores.remove(chore)
+                if not isinstance(error, StopIteration):
+                    raise

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from hyperframe.frame import DataFrame
 from protocol.http2.peer import MESSAGES, PUBLISH, Peer, read_frames, window_frame
+from protocol.pair import connect
 
-from hyps.protocol import Broker, Kind, encode, records
+from hyps.protocol import Broker, Kind, Limits, encode, records
 from hyps.protocol.http2 import ClientWire, ServerWire
 from hyps.protocol.wire import NativeWire, UnknownWire
 
@@ -89,6 +90,21 @@ def test_other_wires_have_nothing_to_give_back() -> None:
         ClientWire("a"),
     ):
         assert wire.shed() == []
+
+
+def test_a_stalled_client_is_within_the_bound_of_the_whole_hub() -> None:
+    bound = 1_000_000
+    broker = Broker("boot", Limits(max_total_buffer=bound, max_buffer=100 * bound))
+    stalled = Peer(broker, window=0)
+    stalled.subscribe("c")
+    publisher = connect(broker)
+    for _ in range(300):
+        publisher.client.publish("c", bytes(10_000))
+        publisher.pump()
+        stalled.read_all()
+        assert stalled.server.backlog < 1.2 * bound
+    assert broker.missed == stalled.server.missed > 0
+    assert broker.published == broker.delivered + broker.missed == 300
 
 
 def data_of(wire: ServerWire) -> bytes:
