@@ -164,11 +164,12 @@ class Broker:
         channel.outboxes = others if len(others) > 1 else others[0].alone
 
     def close_session(
-        self, session: ServerProtocol, outbox: Outbox, channels: list[Channel]
+        self, session: ServerProtocol, outbox: Outbox, channels: list[Channel] | dict[Channel, None]
     ) -> None:
         """Remove a session, and its outbox from all channels: by and by if they are many.
 
-        :param channels: all that it holds; the list is emptied
+        :param channels: all that it holds. They are taken out of it: a copy of so many would be
+            gone through by the collector of cycles each time that it looks at what is new.
         """
         self.sessions.discard(session)
         outbox.close()
@@ -178,16 +179,18 @@ class Broker:
                 self._chores.add(steps)
                 break
 
-    def _leave(self, outbox: Outbox, channels: list[Channel]) -> Iterator[int]:
+    def _leave(
+        self, outbox: Outbox, channels: list[Channel] | dict[Channel, None]
+    ) -> Iterator[int]:
         while channels:
             work = self.work
-            some = channels[-_LEFT_AT_ONCE:]
-            del channels[-_LEFT_AT_ONCE:]
-            for channel in some:
+            count = min(len(channels), _LEFT_AT_ONCE)
+            for _ in range(count):
+                channel = channels.pop() if isinstance(channels, list) else channels.popitem()[0]
                 self.work += len(channel.outboxes) // _LOOKED_THROUGH
                 self.unsubscribe(outbox, channel)
             work, self.work = self.work - work, work
-            yield len(some) + work
+            yield count + work
         # It refers to itself.
         outbox.alone = ()
 

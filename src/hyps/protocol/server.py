@@ -207,7 +207,7 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         self._work = None
         self._frame_work = 0
         channels, self._channels = self._channels, []
-        self._broker.close_session(self, self._outbox, list(channels))
+        self._broker.close_session(self, self._outbox, channels)
 
     def _advance(self) -> bool:
         if self._work is not None:
