@@ -37,7 +37,7 @@ _STDERR: Final = 2
 #: Bytes that wait for standard error, at most, besides as many that are being written.
 _MAX_WAITING: Final = 256 * 1024
 #: Seconds that a command which is over gives others to read the last of what it has said.
-_LAST_WORDS: Final = 2.0
+_LAST_WORDS: Final = 1.0
 
 
 def open_standard_files() -> None:

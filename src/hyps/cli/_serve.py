@@ -168,9 +168,9 @@ def serve(
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     # It would log all headers, and so the token.
     logging.getLogger("hpack").setLevel(logging.WARNING)
+    if uds_mode is not None and uds is None:
+        raise click.UsageError("--uds-mode needs --uds")
     try:
-        if uds_mode is not None and uds is None:
-            raise ValueError("--uds-mode needs --uds")
         ssl_context = _make_ssl_context(cert, key)
         server = Server(
             host,
