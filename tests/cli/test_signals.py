@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 
 import pytest
 from processes import HYPS, PYTHON, TIMEOUT, running, serving
@@ -52,8 +53,11 @@ def test_the_second_signal_ends_a_hub_that_is_closing(backend: str, number: sign
     ],
 )
 def test_two_signals_at_once(arguments: tuple[str, ...], stream: str, code: int) -> None:
-    with serving() as (url, _):
-        where = () if arguments[0] in ("serve", "demo") else ("--url", url)
+    with ExitStack() as stack:
+        where: tuple[str, ...] = ()
+        if arguments[0] in ("sub", "bench"):
+            url, _ = stack.enter_context(serving())
+            where = ("--url", url)
         for number in range(3):
             with running(*arguments, *where) as command:
                 assert command.read_line(getattr(command.process, stream))
