@@ -89,6 +89,30 @@ hyps.cli.main()
         assert command.end() == (128 + number, "", "")
 
 
+#: Names are resolved in threads, which nothing can interrupt.
+STUCK_RESOLVER = """
+import os, socket, time, hyps.cli
+
+def resolve(host, port, family=0, type=0, proto=0, flags=0):
+    if flags & socket.AI_NUMERICHOST:
+        raise socket.gaierror(socket.EAI_NONAME, "not an address")
+    os.write(2, b"resolving\\n")
+    time.sleep(1000)
+
+socket.getaddrinfo = resolve
+hyps.cli.main()
+"""
+
+
+# uvloop does not ask Python.
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_signal_while_a_name_is_resolved(backend: str) -> None:
+    arguments = ("sub", "news", "--url", "hyps://hub.example", "--backend", backend)
+    with running(*arguments, program=(*PYTHON, "-c", STUCK_RESOLVER)) as sub:
+        assert sub.read_line(sub.process.stderr) == "resolving\n"
+        assert sub.end(signal.SIGTERM) == (128 + signal.SIGTERM, "", "")
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_signal_that_the_parent_ignores_stays_ignored(backend: str) -> None:
     # As of a job that a shell runs in the background.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
 import click
@@ -59,6 +61,32 @@ def _is_installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
+def _make_loop_type(use_uvloop: bool) -> type[asyncio.AbstractEventLoop]:
+    base: Any = import_module("uvloop").Loop if use_uvloop else asyncio.SelectorEventLoop
+
+    class Loop(base):  # type: ignore[misc]
+        """An event loop that is not closed, as the process ends after it.
+
+        Closing waits for the names that are being resolved: trio does not, asyncio and uvloop do,
+        and the latter in a call that no signal can interrupt.
+        """
+
+        async def shutdown_default_executor(
+            self,
+            timeout: float | None = None,  # noqa: ASYNC109
+        ) -> None:
+            pass
+
+        def close(self) -> None:
+            _loops.append(self)
+
+    return Loop
+
+
+#: Those that have ended. If they were collected they would be closed.
+_loops: Final[list[asyncio.AbstractEventLoop]] = []
+
+
 def run(function: Callable[[], Awaitable[_T]], backend: str | None = None) -> _T:
     """Run a command's coroutine function; its failures become one line on stderr.
 
@@ -74,7 +102,9 @@ def run(function: Callable[[], Awaitable[_T]], backend: str | None = None) -> _T
         with signals.asking():
             if backend == "trio":
                 return anyio.run(function, backend="trio")
-            return anyio.run(function, backend_options={"use_uvloop": use_uvloop})
+            return anyio.run(
+                function, backend_options={"loop_factory": _make_loop_type(use_uvloop)}
+            )
     except Exception as caught:
         error = _first(caught)
         if isinstance(error, HypsError | OSError):
