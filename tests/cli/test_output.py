@@ -306,7 +306,7 @@ def test_what_a_hub_says_is_escaped() -> None:
         ("bench", "--size", "\x1b[2J\nb"),
         ("pub", "news", "hello", "--url", "\x1b[2J\nb"),
         ("--\x1b[2J\nb",),
-        ("\x1b[2J\nb",),
+        ("no\x1b[2J\nb",),
     ],
 )
 def test_a_bad_argument_is_escaped(arguments: tuple[str, ...]) -> None:

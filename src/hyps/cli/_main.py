@@ -77,9 +77,16 @@ def _execute() -> int:
             failure = failure or error
     if failure is not None:
         code = failure.exit_code
-        shown = io.StringIO()
+        shown = _Shown()
         failure.show(shown)
         message = failure.format_message()
         one_line = printable(message).replace("\n", "\\n")
         stderr.write(shown.getvalue().replace(message, one_line))
     return code
+
+
+class _Shown(io.StringIO):
+    """Click takes escape sequences out of what is for no terminal, instead of showing them."""
+
+    def isatty(self) -> bool:
+        return True
