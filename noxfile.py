@@ -38,12 +38,13 @@ def find_python(version: str) -> bool:
 PYTHONS = [version for version in VERSIONS if find_python(version)]
 NEWEST = PYTHONS[-1] if PYTHONS else None
 
-# On the newest one the tests run once, to measure the coverage.
+# On each Python the tests run once: on the oldest one with the oldest dependencies, and on the
+# newest one to measure the coverage.
 nox.options.sessions = [
     "lint",
     "types",
-    *(f"tests-{version}" for version in PYTHONS[:-1]),
     "oldest",
+    *(f"tests-{version}" for version in PYTHONS[1:-1]),
     "coverage",
     "readme",
 ]
@@ -58,7 +59,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS[:1] or None)
 def oldest(session: nox.Session) -> None:
-    """Run the tests with the oldest dependencies that are allowed."""
+    """Run the tests on the oldest Python, with the oldest dependencies that are allowed."""
     project = PROJECT["project"]
     optional = project["optional-dependencies"].values()
     allowed = [*project["dependencies"], *(each for extra in optional for each in extra)]

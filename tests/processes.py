@@ -33,13 +33,13 @@ class Running:
         self,
         *arguments: str,
         program: Sequence[str] = HYPS,
-        stdin: int | None = subprocess.DEVNULL,
+        **files: int,
     ) -> None:
         self.process = subprocess.Popen(
             [*program, *arguments],
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdin=files.get("stdin", subprocess.DEVNULL),
+            stdout=files.get("stdout", subprocess.PIPE),
+            stderr=files.get("stderr", subprocess.PIPE),
             text=True,
         )
         self.watchdog = threading.Timer(TIMEOUT, self.process.kill)
@@ -67,7 +67,7 @@ class Running:
         if number is not None:
             self.process.send_signal(number)
         out, err = self.process.communicate()
-        return self.process.returncode, out or "", err
+        return self.process.returncode, out or "", err or ""
 
     def count_memory(self) -> int:
         """Give the bytes of memory that it has, as Linux tells."""
@@ -76,10 +76,12 @@ class Running:
 
 
 @contextmanager
-def running(
-    *arguments: str, program: Sequence[str] = HYPS, stdin: int | None = subprocess.DEVNULL
-) -> Iterator[Running]:
-    command = Running(*arguments, program=program, stdin=stdin)
+def running(*arguments: str, program: Sequence[str] = HYPS, **files: int) -> Iterator[Running]:
+    """Run a command.
+
+    :param files: what standard input, output and error are, as :class:`subprocess.Popen` has it
+    """
+    command = Running(*arguments, program=program, **files)
     with command.process:
         try:
             yield command
@@ -89,8 +91,8 @@ def running(
 
 
 @contextmanager
-def serving(*arguments: str) -> Iterator[tuple[str, Running]]:
-    with running("serve", "--port", "0", *arguments) as hub:
+def serving(*arguments: str, **options: Any) -> Iterator[tuple[str, Running]]:
+    with running("serve", "--port", "0", *arguments, **options) as hub:
         yield hub.read_url(), hub
 
 

@@ -52,6 +52,7 @@ class Server(anyio.AsyncContextManagerMixin):
     :param host: name or address of an interface
     :param port: 0 for one that is free, see :attr:`urls`
     :param uds: path of a Unix socket to listen at, instead of host and port
+    :param uds_mode: permissions of the Unix socket, such as 0o660; None leaves them to the umask
     :param token: what clients must know; None lets everybody in
     :param ssl_context: for TLS, with the hub's certificate. For clients over HTTP/2 it must offer
         that: ``ssl_context.set_alpn_protocols(["h2"])``.
@@ -65,6 +66,7 @@ class Server(anyio.AsyncContextManagerMixin):
         port: int = DEFAULT_PORT,
         *,
         uds: str | os.PathLike[str] | None = None,
+        uds_mode: int | None = None,
         token: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
         limits: Limits | None = None,
@@ -84,6 +86,9 @@ class Server(anyio.AsyncContextManagerMixin):
             self._address = UnixAddress(os.path.abspath(uds))
         else:
             raise ValueError("there is no TLS over Unix sockets")
+        if uds_mode is not None and (uds is None or not 0 <= uds_mode <= 0o777):
+            raise ValueError("uds_mode is for a Unix socket, from 0o000 to 0o777")
+        self._uds_mode = uds_mode
         self._ssl_context = ssl_context
         self._broker = Broker(secrets.token_hex(6), limits, self._on_chore)
         limits = self._broker.limits
@@ -114,7 +119,7 @@ class Server(anyio.AsyncContextManagerMixin):
     async def __asynccontextmanager__(self) -> AsyncIterator[Server]:
         self._is_leaving = False
         load_wires()
-        listeners = await listen(self._address)
+        listeners = await listen(self._address, self._uds_mode)
         if isinstance(self._address, UnixAddress):
             self._socket_id = _file_id(self._address.path)
         addresses = [self._bound_address(listener) for listener in listeners]
@@ -337,6 +342,7 @@ async def serve(
     port: int = DEFAULT_PORT,
     *,
     uds: str | os.PathLike[str] | None = None,
+    uds_mode: int | None = None,
     token: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
     limits: Limits | None = None,
@@ -347,13 +353,22 @@ async def serve(
     :param host: name or address of an interface
     :param port: 0 for one that is free
     :param uds: path of a Unix socket to listen at, instead of host and port
+    :param uds_mode: permissions of the Unix socket, see :class:`Server`
     :param token: what clients must know; None lets everybody in
     :param ssl_context: for TLS, see :class:`Server`
     :param limits: the bounds of the hub
     :param task_status: for ``task_group.start()``, which returns the :class:`Server`
     :raises CannotListen: if the address is in use or is not of this machine
     """
-    server = Server(host, port, uds=uds, token=token, ssl_context=ssl_context, limits=limits)
+    server = Server(
+        host,
+        port,
+        uds=uds,
+        uds_mode=uds_mode,
+        token=token,
+        ssl_context=ssl_context,
+        limits=limits,
+    )
     async with server:
         task_status.started(server)
         await anyio.sleep_forever()

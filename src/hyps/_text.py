@@ -17,5 +17,13 @@ def one_line(text: str, most: int | None = None) -> str:
     return "".join(char if char.isprintable() and char != "\\" else _escape(char) for char in text)
 
 
+def printable(text: str) -> str:
+    """Escape the same in text that has its own lines, and may hold escapes already.
+
+    :return: printable characters and newlines
+    """
+    return "".join(char if char.isprintable() or char == "\n" else _escape(char) for char in text)
+
+
 def _escape(char: str) -> str:
     return "\\\\" if char == "\\" else char.encode("unicode_escape").decode()

@@ -206,15 +206,19 @@ async def _connect(
         raise ConnectionRefused(f"no hub at {address}: the TLS handshake failed") from error
 
 
-async def listen(address: TCPAddress | UnixAddress) -> Sequence[SocketListener]:
+async def listen(
+    address: TCPAddress | UnixAddress, mode: int | None = None
+) -> Sequence[SocketListener]:
     """Listen.
 
+    :param mode: permissions of a Unix socket; None leaves it to the umask
     :raises CannotListen: if the address is in use or is not this machine's
     """
     try:
         if isinstance(address, UnixAddress):
             await _remove_stale_socket(address.path)
-            return [await anyio.create_unix_listener(address.path)]
+            # It gets its mode before it listens: nobody can have connected.
+            return [await anyio.create_unix_listener(address.path, mode=mode)]
         multi = await anyio.create_tcp_listener(local_host=address.host, local_port=address.port)
         # Typed as listeners of anything by AnyIO.
         return cast("Sequence[SocketListener]", multi.listeners)

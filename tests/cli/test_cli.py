@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -233,6 +234,39 @@ def test_token() -> None:
         assert run("pub", "news", "x", "--url", url, "--token", "secret")[0] == 0
 
 
+@pytest.mark.parametrize("variable", ["", None])
+def test_an_empty_token_is_refused(variable: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments: tuple[str, ...] = ()
+    if variable is None:
+        arguments = ("--token", "")
+    else:
+        monkeypatch.setenv("HYPS_TOKEN", variable)
+    assert_one_line_of_error(run("serve", "--port", "0", *arguments), "token", "is empty")
+    if variable is not None:
+        # Clients of hubs without a token have none; and a hub may be given another one.
+        with serving("--token", "secret") as (url, _):
+            refused = run("pub", "news", "x", "--url", url)
+            assert_one_line_of_error(refused, "token is required")
+
+
+def test_a_port_that_kubernetes_sets_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYPS_PORT", "tcp://10.0.0.1:8787")
+    monkeypatch.setenv("HYPS_TOKEN", "")
+    # It gets beyond the port.
+    assert_one_line_of_error(run("serve"), "HYPS_TOKEN is empty")
+    monkeypatch.delenv("HYPS_TOKEN")
+    monkeypatch.setenv("HYPS_PORT", "many")
+    code, _, err = run("serve")
+    assert code == 2
+    assert "HYPS_PORT" in err
+
+
+def test_a_hub_may_have_as_many_files_as_the_system_allows() -> None:
+    limit = ("bash", "-c", 'ulimit -Sn 64; exec "$@"', "bash")
+    with serving(program=(*limit, *HYPS)) as (url, _):
+        assert run("bench", "--pub", "100", "--msgs", "100", "--url", url)[0] == 0
+
+
 def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -292,6 +326,13 @@ def test_port_in_use() -> None:
         assert_one_line_of_error(run("serve", "--port", port), url, "in use")
 
 
+def test_the_mode_of_a_unix_socket(socket_folder: Path) -> None:
+    path = socket_folder / "hub.sock"
+    with serving("--uds", str(path), "--uds-mode", "660") as (url, _):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+        assert run("pub", "news", "hello", "--url", url)[0] == 0
+
+
 def test_unix_socket_in_use(socket_folder: Path) -> None:
     path = str(socket_folder / "hub.sock")
     with serving("--uds", path) as (url, _):
@@ -328,6 +369,9 @@ def test_bad_channels(command: tuple[str, ...]) -> None:
         ("serve", "--limit", "max_message=many"),
         ("serve", "--limit", "max_message=0"),
         ("serve", "--backend", "curio"),
+        ("serve", "--uds-mode", "660"),
+        ("serve", "--uds", "/no/such", "--uds-mode", "680"),
+        ("serve", "--uds", "/no/such", "--uds-mode", "1777"),
         ("sub",),
         ("sub", "news", "--count", "0"),
         ("pub", "news"),

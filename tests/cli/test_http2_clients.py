@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 from processes import HYPS, TIMEOUT, running, serving
+from programs import needs_program
 
 from hyps.protocol import encode
 
@@ -22,11 +22,6 @@ if TYPE_CHECKING:
 
 RECORD = encode("news", b"hello")
 CURL = ("curl", "--silent", "--show-error", "--max-time", str(TIMEOUT))
-
-
-def needs(program: str) -> pytest.MarkDecorator:
-    is_missing = shutil.which(program) is None
-    return pytest.mark.skipif(is_missing, reason=f"{program} is not installed")
 
 
 def run(*command: str, data: bytes = b"", fails: bool = False) -> str:
@@ -60,7 +55,7 @@ def listening(url: str) -> Iterator[Running]:
         yield listener
 
 
-@needs("curl")
+@needs_program("curl")
 @pytest.mark.parametrize("backend", ["asyncio", "uvloop", "trio"])
 def test_curl_publishes_and_listens(backend: str) -> None:
     with hub("--backend", backend) as url:
@@ -77,7 +72,7 @@ def test_curl_publishes_and_listens(backend: str) -> None:
             assert sub.end()[1].strip().endswith("hello")
 
 
-@needs("curl")
+@needs_program("curl")
 def test_large_bodies_of_curl() -> None:
     with hub() as url:
         assert curl(f"{url}/publish", data=encode("news", bytes(1024 * 1024))) == "k"
@@ -97,7 +92,7 @@ STATUSES: tuple[tuple[str, tuple[str, ...], int], ...] = (
 )
 
 
-@needs("curl")
+@needs_program("curl")
 def test_statuses_for_curl() -> None:
     with hub() as url:
         for path, arguments, status in STATUSES:
@@ -107,7 +102,7 @@ def test_statuses_for_curl() -> None:
                 assert f"allow: {'GET' if path == '/messages' else 'POST'}\r\n" in out
 
 
-@needs("curl")
+@needs_program("curl")
 def test_a_refused_body_of_curl() -> None:
     # A reset while it still sends would make it forget the answer.
     with hub() as url:
@@ -116,7 +111,7 @@ def test_a_refused_body_of_curl() -> None:
                 assert curl(f"{url}/messages", data=body) == "/messages takes GET\n"
 
 
-@needs("curl")
+@needs_program("curl")
 def test_the_token_of_curl() -> None:
     with serving("--token", "secret", "--verbose") as (hyps_url, process):
         url = hyps_url.replace("hyps", "http", 1)
@@ -142,7 +137,7 @@ def certificate(tmp_path: Path) -> tuple[str, str]:
     return str(tmp_path / "hub.pem"), str(tmp_path / "ca.pem")
 
 
-@needs("curl")
+@needs_program("curl")
 def test_curl_over_tls(certificate: tuple[str, str]) -> None:
     own, trusted = certificate
     with hub("--cert", own) as url:
@@ -164,7 +159,7 @@ def test_our_own_over_tls(certificate: tuple[str, str], monkeypatch: pytest.Monk
             assert sub.end()[1].strip().endswith("hello")
 
 
-@needs("nghttp")
+@needs_program("nghttp")
 def test_nghttp(tmp_path: Path) -> None:
     body = tmp_path / "body"
     body.write_bytes(RECORD * 10)
@@ -178,7 +173,7 @@ def test_nghttp(tmp_path: Path) -> None:
         assert run("nghttp", "--padding=100", f"--data={body}", f"{url}/publish") == "k" * 10
 
 
-@needs("nghttp")
+@needs_program("nghttp")
 def test_more_headers_than_may_be() -> None:
     with hub() as url:
         # Four of 3 KiB, which HPACK makes small, in several frames.
@@ -187,7 +182,7 @@ def test_more_headers_than_may_be() -> None:
         assert run("nghttp", f"{url}/publish") == "/publish takes POST\n"
 
 
-@needs("nghttp")
+@needs_program("nghttp")
 def test_nghttp_over_tls(certificate: tuple[str, str], tmp_path: Path) -> None:
     body = tmp_path / "body"
     body.write_bytes(RECORD)
@@ -197,7 +192,7 @@ def test_nghttp_over_tls(certificate: tuple[str, str], tmp_path: Path) -> None:
         assert ":status: 200" in out
 
 
-@needs("h2load")
+@needs_program("h2load")
 @pytest.mark.parametrize(("clients", "streams"), [(1, 1), (4, 10), (10, 100)])
 def test_h2load(clients: int, streams: int, tmp_path: Path) -> None:
     body = tmp_path / "body"

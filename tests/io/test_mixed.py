@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from anyio.from_thread import start_blocking_portal
+from programs import needs_module
 
 import hyps
 
@@ -26,11 +26,15 @@ LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.fixture(params=LOOPS)
+@pytest.fixture(
+    params=[
+        "asyncio",
+        pytest.param("uvloop", marks=needs_module("uvloop")),
+        pytest.param("trio", marks=needs_module("trio")),
+    ]
+)
 def hub_elsewhere(request: pytest.FixtureRequest) -> Iterator[hyps.Server]:
     """A hub in a thread of its own, on each event loop in turn."""
-    if find_spec(request.param) is None:
-        pytest.skip(f"{request.param} is not installed")
     backend, options = LOOPS[request.param]
     with (
         start_blocking_portal(backend, options) as portal,

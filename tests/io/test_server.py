@@ -226,7 +226,8 @@ async def test_a_server_can_listen_again() -> None:
 async def test_accepting_goes_on_when_there_are_no_descriptors(
     server: hyps.Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    resource = pytest.importorskip("resource")
+    import resource
+
     bounds = resource.getrlimit(resource.RLIMIT_NOFILE)
     # Connecting takes no descriptor beyond this one; accepting does.
     with socket.socket() as raw_socket:
@@ -372,6 +373,9 @@ def test_what_a_server_cannot_be() -> None:
     for port in (-1, 65_536):
         with pytest.raises(ValueError, match="port"):
             hyps.Server(port=port)
+    for uds, mode in ((None, 0o660), ("hub.sock", -1), ("hub.sock", 0o1000)):
+        with pytest.raises(ValueError, match="uds_mode"):
+            hyps.Server(uds=uds, uds_mode=mode)
 
 
 async def test_the_token_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

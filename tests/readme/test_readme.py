@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from programs import needs_program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,6 +97,7 @@ def test_demo_and_benchmarks_run_in_a_fresh_clone(tmp_path: Path) -> None:
 
 def test_ci_runs_the_test_command() -> None:
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "\nexport CI=true\n" in ci
     assert ci.endswith(f"\n{TESTS}")
 
 
@@ -116,7 +118,7 @@ def test_bench(env: dict[str, str]) -> None:
     assert "Delivered 40,000 of 40,000, missed 0" in done.stdout
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@needs_program("curl")
 def test_curl(env: dict[str, str]) -> None:
     listen, publish = (
         code.replace("8787", env["HYPS_PORT"]) for code in (CURL_LISTEN, CURL_PUBLISH)

@@ -106,7 +106,7 @@ def _parse_sizes(context: click.Context, parameter: click.Parameter, value: str)
     help="Show on standard error how far it is, if that is a terminal. [default: progress]",
 )
 @url_option
-@token_option
+@token_option()
 @backend_option
 def bench(
     channel: str,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from .._text import one_line
+from ._output import stderr
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +83,7 @@ class Progress:
                     lines.append(self._line(f"{kind} {number}", [worker], passed))
         width = shutil.get_terminal_size().columns - 1
         up = f"\x1b[{self._lines}A" if self._lines else ""
-        click.echo(up + "\n".join([f"\r{line[:width]}\x1b[K" for line in lines]), err=True)
+        stderr.draw(up + "".join([f"\r{line[:width]}\x1b[K\n" for line in lines]))
         self._lines = len(lines)
 
     def _line(self, name: str, workers: Sequence[Worker], passed: float | None) -> str:

@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from array import array
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, cycle, islice
 from typing import TYPE_CHECKING, Final
 
@@ -53,7 +53,7 @@ class Plan:
     """
 
     url: str
-    token: str | None
+    token: str | None = field(repr=False)
     channels: tuple[str, ...]
     publishers: int
     subscribers: int

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
-import os
-import signal
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
 import click
@@ -15,6 +15,7 @@ from .. import HypsError, InvalidChannel
 from .._text import one_line
 from .._transport import MemoryAddress, parse_url
 from ..protocol.records import encode_channel
+from ._signals import signals
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -42,7 +43,8 @@ url_option = click.option(
     show_default=True,
     help="Where the hub is: hyps://host:port, hypss://host:port (TLS), hyps+unix:///path, or http(s)://host:port.",
 )
-token_option = click.option(
+token_option = partial(
+    click.option,
     "--token",
     envvar="HYPS_TOKEN",
     show_envvar=True,
@@ -59,6 +61,32 @@ def _is_installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
+def _make_loop_type(use_uvloop: bool) -> type[asyncio.AbstractEventLoop]:
+    base: Any = import_module("uvloop").Loop if use_uvloop else asyncio.SelectorEventLoop
+
+    class Loop(base):  # type: ignore[misc]
+        """An event loop that is not closed, as the process ends after it.
+
+        Closing waits for the names that are being resolved: trio does not, asyncio and uvloop do,
+        and the latter in a call that no signal can interrupt.
+        """
+
+        async def shutdown_default_executor(
+            self,
+            timeout: float | None = None,  # noqa: ASYNC109
+        ) -> None:
+            pass
+
+        def close(self) -> None:
+            _loops.append(self)
+
+    return Loop
+
+
+#: Those that have ended. If they were collected they would be closed.
+_loops: Final[list[asyncio.AbstractEventLoop]] = []
+
+
 def run(function: Callable[[], Awaitable[_T]], backend: str | None = None) -> _T:
     """Run a command's coroutine function; its failures become one line on stderr.
 
@@ -71,13 +99,26 @@ def run(function: Callable[[], Awaitable[_T]], backend: str | None = None) -> _T
         raise click.ClickException(f"{backend} is not installed: pip install hyps[{backend}]")
     use_uvloop = backend == "uvloop" or (backend is None and _is_installed("uvloop"))
     try:
-        if backend == "trio":
-            return anyio.run(function, backend="trio")
-        return anyio.run(function, backend_options={"use_uvloop": use_uvloop})
-    except BrokenPipeError:
-        raise  # click ends the command without a word
-    except (HypsError, OSError) as error:
-        raise click.ClickException(one_line(str(error))) from None
+        with signals.asking():
+            if backend == "trio":
+                return anyio.run(function, backend="trio")
+            return anyio.run(
+                function, backend_options={"loop_factory": _make_loop_type(use_uvloop)}
+            )
+    except Exception as caught:
+        error = _first(caught)
+        if isinstance(error, HypsError | OSError):
+            error = click.ClickException(one_line(str(error)))
+        if isinstance(error, click.ClickException | click.exceptions.Exit):
+            raise error from None
+        raise
+
+
+def _first(error: Exception) -> Exception:
+    """Give what happened in a task: out of task groups it comes as a group."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def run_until_signal(function: Callable[[], Awaitable[Any]]) -> int | None:
@@ -85,44 +126,12 @@ async def run_until_signal(function: Callable[[], Awaitable[Any]]) -> int | None
 
     :return: the number of the signal, if there was one
     """
-    received: int | None = None
-
-    async def wait_for_signal(scope: anyio.CancelScope) -> None:
-        nonlocal received
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            started.set()
-            async for number in signals:
-                # Whoever is impatient sends another one, which is no longer caught.
-                received = number
-                break
-        scope.cancel()
-
-    started = anyio.Event()
-    error: Exception | None = None
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(wait_for_signal, tasks.cancel_scope)
-        await started.wait()
-        try:
+        with anyio.CancelScope() as scope:
+            tasks.start_soon(signals.watch, scope.cancel)
             await function()
-        except Exception as caught:
-            # Raised below: within the group it would come out as one.
-            error = caught
         tasks.cancel_scope.cancel()
-    if error is not None:
-        raise error
-    return received
-
-
-def open_standard_files() -> None:
-    """Open those of standard input, output and error that were closed.
-
-    Else the next file or socket would take the place of one.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
+    return signals.received
 
 
 def run_client(function: Callable[[], Awaitable[Any]], backend: str | None) -> None:

@@ -9,7 +9,8 @@ import anyio
 import click
 
 from .. import Client, Server, connect
-from ._common import backend_option, run
+from ._common import backend_option, run_client
+from ._output import stdout
 
 _USERS = {
     "ann": ("news", "sport"),
@@ -29,18 +30,18 @@ _BURST = 50_000
 @backend_option
 def demo(backend: str | None) -> None:
     """Run a hub, users and publishers in this process, and show what they do."""
-    run(_demo, backend)
+    run_client(_demo, backend)
 
 
 async def _demo() -> None:
     async with Server(port=0) as server:
         (url,) = server.urls
-        click.echo(f"hub       listens at {url}")
+        await stdout.print(f"hub       listens at {url}")
         async with connect(url) as web, connect(url) as backoffice:
             await _show_users(web, backoffice)
             await _show_burst(web, backoffice)
         broker = server.broker
-        click.echo(
+        await stdout.print(
             f"hub       took {broker.published:,} messages, queued {broker.delivered:,} for its"
             f" sessions, missed {broker.missed:,}"
         )
@@ -53,7 +54,7 @@ async def _show_users(web: Client, backoffice: Client) -> None:
             await users.start(partial(_user, web, name, channels))
         for publisher, channel, text in _PUBLISHED:
             await backoffice.publish(channel, text)
-            click.echo(f"{publisher:<9} published in {channel:<9} {text!r}: ACKed")
+            await stdout.print(f"{publisher:<9} published in {channel:<9} {text!r}: ACKed")
 
 
 async def _user(
@@ -65,11 +66,13 @@ async def _user(
 ) -> None:
     expected = sum(channel in channels for _, channel, _ in _PUBLISHED)
     async with web.subscribe(*channels) as subscription:
-        click.echo(f"{name:<9} subscribed {', '.join(channels)}")
+        await stdout.print(f"{name:<9} subscribed {', '.join(channels)}")
         task_status.started()
         for _ in range(expected):
             message = await subscription.receive()
-            click.echo(f"{name:<9} got from     {message.channel:<9} {message.data.decode()!r}")
+            await stdout.print(
+                f"{name:<9} got from     {message.channel:<9} {message.data.decode()!r}"
+            )
 
 
 async def _show_burst(web: Client, backoffice: Client) -> None:
@@ -84,7 +87,7 @@ async def _show_burst(web: Client, backoffice: Client) -> None:
             while received + subscription.missed < _BURST:
                 received += len(await subscription.receive_many())
         rate = _BURST / (time.perf_counter() - start)
-        click.echo(
+        await stdout.print(
             f"burst     {received:,} of {_BURST:,} messages arrived, {subscription.missed} missed,"
             f" {rate:,.0f} a second"
         )

@@ -1,28 +1,92 @@
-"""The group of commands."""
+"""The group of commands, and the end of the process."""
 
 from __future__ import annotations
+
+import io
+import os
+import sys
+import traceback
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING
 
 import click
 
 from .. import __version__
+from .._text import printable
 from ._bench import bench
-from ._common import open_standard_files
 from ._demo import demo
+from ._output import open_standard_files, stderr, stdout
 from ._pub import pub
 from ._serve import serve
 from ._sub import sub
 
+if TYPE_CHECKING:
+    from typing import NoReturn
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="%(prog)s %(version)s")
-def main() -> None:
+def commands() -> None:
     """Pub/sub in which many subscriptions share one connection.
 
     "hyps serve" runs a hub; "hyps sub" and "hyps pub" talk to it, and "hyps bench" measures it;
     "hyps demo" shows all of it at once.
     """
-    open_standard_files()
 
 
 for command in (serve, sub, pub, bench, demo):
-    main.add_command(command)
+    commands.add_command(command)
+
+
+def run() -> NoReturn:
+    """Run a command, and end the process."""
+    open_standard_files()
+    sys.stderr = stderr
+    try:
+        code = _execute()
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    stderr.drain()
+    # All is written that can be. The interpreter's shutdown would wait for threads that are blocked
+    # in a write or in a resolver, and raise KeyboardInterrupt or worse at a signal.
+    os._exit(code)
+
+
+def _execute() -> int:
+    code = 0
+    failure: click.ClickException | None = None
+    # What click prints, and the commands when they have run. Some of it click prints as bytes.
+    printed = io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace", write_through=True)
+    try:
+        with redirect_stdout(printed):
+            code = commands.main(prog_name="hyps", standalone_mode=False) or 0
+    except click.ClickException as error:
+        failure = error
+    except SystemExit as error:
+        # Click's completion for shells.
+        code = error.code if isinstance(error.code, int) else 1
+    if text := printed.buffer.getvalue().decode():
+        # In this order on a terminal.
+        stderr.drain()
+        try:
+            stdout.finish(text)
+        except click.exceptions.Exit as ended:
+            return ended.exit_code
+        except click.ClickException as error:
+            failure = failure or error
+    if failure is not None:
+        code = failure.exit_code
+        shown = _Shown()
+        failure.show(shown)
+        message = failure.format_message()
+        one_line = printable(message).replace("\n", "\\n")
+        stderr.write(shown.getvalue().replace(message, one_line))
+    return code
+
+
+class _Shown(io.StringIO):
+    """Click takes escape sequences out of what is for no terminal, instead of showing them."""
+
+    def isatty(self) -> bool:
+        return True

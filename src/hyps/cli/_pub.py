@@ -29,7 +29,7 @@ _READ_SIZE = 65_536
 @click.argument("channel", callback=check_channel)
 @click.argument("message")
 @url_option
-@token_option
+@token_option()
 @backend_option
 def pub(channel: str, message: str, url: str, token: str | None, backend: str | None) -> None:
     """Publish MESSAGE in CHANNEL.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import ssl
 from dataclasses import fields
 from functools import partial
@@ -13,6 +14,7 @@ import click
 
 from .. import Limits, Server, __version__
 from ._common import backend_option, run, run_until_signal, token_option
+from ._output import log_to_stderr, stdout
 
 if TYPE_CHECKING:
     from typing import Any
@@ -37,6 +39,57 @@ def _parse_limits(
         raise click.BadParameter(str(error)) from None
 
 
+def _parse_mode(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> int | None:
+    if value is None:
+        return None
+    try:
+        mode = int(value, 8)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no octal number like 660") from None
+    if not 0 <= mode <= 0o777:
+        raise click.BadParameter(f"{value!r} is not between 0 and 777")
+    return mode
+
+
+class _PortOption(click.Option):
+    """A port that the environment may have for something else."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        value = super().resolve_envvar_value(ctx)
+        # Kubernetes sets HYPS_PORT=tcp://10.0.0.1:8787 where there is a service of the name "hyps".
+        return None if value is not None and "://" in value else value
+
+
+def _check_token(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> str | None:
+    # Click takes an empty variable for none, and who sets one does not mean "without a token".
+    if value == "" or (value is None and os.environ.get("HYPS_TOKEN") == ""):
+        where = "HYPS_TOKEN is" if value is None else "--token is"
+        raise click.ClickException(
+            f"{where} empty, and without a token the hub would let everybody in"
+        )
+    return value
+
+
+def _raise_file_limit() -> None:
+    """Let the hub have as many connections as the system allows it.
+
+    Each takes a file descriptor. The usual soft limit of 1,024 is for programs that use select().
+    """
+    try:
+        import resource
+    except ImportError:
+        return  # there are no such limits
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ValueError, OSError):
+        pass  # what is called unlimited need not be allowed
+
+
 def _make_ssl_context(cert: str | None, key: str | None) -> ssl.SSLContext | None:
     if cert is None:
         if key is not None:
@@ -56,6 +109,7 @@ def _make_ssl_context(cert: str | None, key: str | None) -> ssl.SSLContext | Non
 @click.option("--host", default="127.0.0.1", show_default=True, help="Interface to listen at.")
 @click.option(
     "--port",
+    cls=_PortOption,
     type=click.IntRange(0, 65535),
     default=8787,
     show_default=True,
@@ -66,7 +120,13 @@ def _make_ssl_context(cert: str | None, key: str | None) -> ssl.SSLContext | Non
 @click.option(
     "--uds", metavar="PATH", help="Unix socket to listen at, instead of a host and a port."
 )
-@token_option
+@click.option(
+    "--uds-mode",
+    metavar="MODE",
+    callback=_parse_mode,
+    help="Permissions of the Unix socket, in octal, such as 660. [default: what the umask leaves]",
+)
+@token_option(callback=_check_token)
 @click.option(
     "--cert",
     type=click.Path(exists=True, dir_okay=False),
@@ -93,6 +153,7 @@ def serve(
     host: str,
     port: int,
     uds: str | None,
+    uds_mode: int | None,
     token: str | None,
     cert: str | None,
     key: str | None,
@@ -101,21 +162,34 @@ def serve(
     verbose: bool,
 ) -> None:
     """Run a hub until SIGINT or SIGTERM, then close cleanly."""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s",
+    log_to_stderr(
+        logging.DEBUG if verbose else logging.INFO, "%(asctime)s %(levelname)s %(message)s"
     )
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    if uds_mode is not None and uds is None:
+        raise click.UsageError("--uds-mode needs --uds")
     try:
         ssl_context = _make_ssl_context(cert, key)
-        server = Server(host, port, uds=uds, token=token, ssl_context=ssl_context, limits=limits)
+        server = Server(
+            host,
+            port,
+            uds=uds,
+            uds_mode=uds_mode,
+            token=token,
+            ssl_context=ssl_context,
+            limits=limits,
+        )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    if uds_mode is not None:
+        # The socket has this mode from the beginning, then. The hub makes no other file.
+        os.umask(0o777 & ~uds_mode)
+    _raise_file_limit()
     run(partial(run_until_signal, partial(_serve, server)), backend)
     click.echo("hyps: closed", err=True)
 
 
 async def _serve(server: Server) -> None:
     async with server:
-        click.echo(f"hyps {__version__} listening at {', '.join(server.urls)}")
+        await stdout.print(f"hyps {__version__} listening at {', '.join(server.urls)}")
         await anyio.sleep_forever()

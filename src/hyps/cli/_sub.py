@@ -19,6 +19,7 @@ from ._common import (
     token_option,
     url_option,
 )
+from ._output import log_to_stderr, stdout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     help="Print an object a line: channel, and data or, if that is not UTF-8, data_base64.",
 )
 @url_option
-@token_option
+@token_option()
 @backend_option
 def sub(
     channels: tuple[str, ...],
@@ -56,7 +57,7 @@ def sub(
     show = _as_json if as_json else _as_text
 
     # What the client logs of lost connections and missed messages.
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to_stderr(logging.INFO, "%(message)s")
     run_client(partial(_print_messages, channels, count, show, url, token), backend)
 
 
@@ -71,7 +72,7 @@ async def _print_messages(
         click.echo(f"subscribed {', '.join(map(one_line, channels))}", err=True)
         while count is None or count > 0:
             messages = (await subscription.receive_many())[:count]
-            click.echo("\n".join([show(message) for message in messages]))
+            await stdout.print("\n".join([show(message) for message in messages]))
             if count is not None:
                 count -= len(messages)
 
