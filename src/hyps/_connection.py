@@ -10,7 +10,6 @@ all channels are subscribed in one batch, and when that is answered the connecti
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from anyio.lowlevel import checkpoint
 from ._backend import spawn, waiter_type
 from ._errors import AuthenticationFailed, ConnectionLost, ConnectionRefused
 from ._link import Link, Unheard
+from ._logs import Log
 from ._losses import LossLog
 from ._routes import Routes
 from ._status import Connected, Disconnected, Reconnected, Status
@@ -54,8 +54,6 @@ if TYPE_CHECKING:
     from ._transport import Address
     from .protocol import ClientEvent, Limits, RemoteProtocolError, ServerEvent
 
-
-logger = logging.getLogger("hyps.client")
 
 #: Seconds that a connection must have been open, to count as a success.
 _STABLE_TIME: Final = 1.0
@@ -98,6 +96,8 @@ class Connection:
     def __init__(self, settings: Settings, status: Status) -> None:
         self._settings = settings
         self._status = status
+        #: Everything that is logged of this client.
+        self.log = Log("hyps.client")
         self._thread = get_ident()
         #: Makes what one task waits for.
         self.new_waiter = waiter_type()
@@ -117,7 +117,7 @@ class Connection:
         self._routes = Routes()
         #: Errors of operations that nobody awaits.
         self.unheard = Unheard()
-        self._losses = LossLog()
+        self._losses = LossLog(self.log)
         #: The link, if there is one.
         self.link: Link | None = None
         #: The same, if operations can be begun on it.
@@ -210,7 +210,7 @@ class Connection:
                     if self.over is None:
                         await anyio.sleep(self._next_delay())
             if self._was_open and self.over is not None and not self._is_closing:
-                logger.error("%s; not connecting again", self.over())
+                self.log.error("%s; not connecting again", self.over())
         except Exception as caught:
             # A defect of this client. Users see what it means for them.
             error = partial(self._loss, f"internal error: {caught!r}")
@@ -235,7 +235,7 @@ class Connection:
             await self._run_link(address)
             if self._has_opened or self.over is not None:
                 return
-            logger.debug("%s", self._why and self._why())
+            self.log.debug("%s", self._why and self._why())
 
     async def _run_link(self, address: Address) -> None:
         """Run one link until it has ended, or could not be had."""
@@ -292,7 +292,7 @@ class Connection:
         self._opened_at = anyio.current_time()
         self._losses.write(self._hub)
         if self._was_open:
-            logger.info("connected to %s again", self._hub)
+            self.log.info("connected to %s again", self._hub)
         self._status.post(Reconnected(self._url) if self._was_open else Connected(self._url))
         self._was_open = self._has_opened = True
         self._decided.set()
@@ -309,7 +309,7 @@ class Connection:
             self._decided = anyio.Event()
             self._status.post(Disconnected(self._url, str(self._why())))
             if self.over is None:
-                logger.warning("%s; connecting again", self._why())
+                self.log.warning("%s; connecting again", self._why())
 
     def _drop(self, error: ErrorFactory) -> None:
         """Tell all who wait for the link that it is lost, or could not be had."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from ._logs import Log
     from .protocol import Gap, GapReason
-
-logger = logging.getLogger("hyps.client")
 
 _SENTENCES: Final[dict[GapReason, str]] = {
     "hub": "this process read too slowly: %s dropped %s",
@@ -18,9 +16,13 @@ _SENTENCES: Final[dict[GapReason, str]] = {
 
 
 class LossLog:
-    """Losses that no log tells of yet: a line for each episode, and not for each channel."""
+    """Losses that no log tells of yet: a line for each episode, and not for each channel.
 
-    def __init__(self) -> None:
+    :param log: the client's
+    """
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
         self._gaps: defaultdict[GapReason, list[int | None]] = defaultdict(list)
 
     def __bool__(self) -> bool:
@@ -31,7 +33,7 @@ class LossLog:
 
     def write(self, hub: str) -> None:
         for reason, gaps in self._gaps.items():
-            logger.warning(_SENTENCES[reason], hub, _describe(gaps))
+            self._log.warning(_SENTENCES[reason], hub, _describe(gaps))
         self._gaps.clear()
 
 

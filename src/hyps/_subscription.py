@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from itertools import islice
 from operator import length_hint
@@ -31,8 +30,6 @@ if sys.version_info >= (3, 13):
     from typing import TypeVar
 else:
     from typing_extensions import TypeVar
-
-logger = logging.getLogger("hyps.client")
 
 #: Runs or batches that a reader takes from its buffer before it lets other tasks run, and messages
 #: that count as another one.
@@ -403,8 +400,8 @@ class Subscription(Generic[Item]):
         self._tell_at = _TELL_AT
 
     def _tell_episode(self, so_far: str = "") -> None:
-        if self._buffer.logs_losses:
-            logger.warning(
+        if self._buffer.logs_losses and self._connection is not None:
+            self._connection.log.warning(
                 "the buffer of a subscription was full: messages missed: %d%s (channels: %s)",
                 self._episode,
                 so_far,
