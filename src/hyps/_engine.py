@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from contextlib import asynccontextmanager
+from contextvars import Context, copy_context
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -62,6 +63,8 @@ class Engine(anyio.AsyncContextManagerMixin):
         self.clock: Clock = clock or LoopClock()
         #: Starts a task that ends with the engine.
         self.start_soon: Callable[..., object]
+        # Of the task that entered it.
+        self._context: Context
         self._new_waiter = waiter_type()
         self._waiter: Waiter | None = None
         # Those with output that was not sent yet.
@@ -77,6 +80,7 @@ class Engine(anyio.AsyncContextManagerMixin):
         error: BaseException | None = None
         async with anyio.create_task_group() as tasks:
             self.start_soon = tasks.start_soon
+            self._context = copy_context()
             scopes = [self.start(self._flush_each_pass), self.start(self._keep_time)]
             try:
                 yield self
@@ -95,7 +99,8 @@ class Engine(anyio.AsyncContextManagerMixin):
     def start(self, function: Callable[[], Awaitable[None]]) -> anyio.CancelScope:
         """Run something until the scope that is returned is cancelled, or it ends."""
         scope = anyio.CancelScope(shield=True)
-        self.start_soon(_run_within, scope, function)
+        # It outlives the caller, whose context variables are not to live as long.
+        self._context.run(self.start_soon, _run_within, scope, function)
         return scope
 
     # The end of a pass

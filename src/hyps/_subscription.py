@@ -182,7 +182,7 @@ class Subscription(Generic[Item]):
     def _entered(self) -> Connection:
         if self._connection is None:
             raise RuntimeError("enter the subscription first: async with ... as name:")
-        self._connection.check_thread()
+        self._connection.check_here()
         self.check_open()
         return self._connection
 
@@ -340,7 +340,7 @@ class Subscription(Generic[Item]):
         """Wait for something to take; False if there will be nothing more."""
         if self._connection is None:
             raise RuntimeError("enter the subscription first: async with ... as name:")
-        self._connection.check_thread()
+        self._connection.check_here()
         if self._is_ended:
             await checkpoint()
             return False
