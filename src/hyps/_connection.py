@@ -250,9 +250,9 @@ class Connection:
 
     def close_nowait(self) -> None:
         """Send what is queued, end every iteration, and close, all in bounded time."""
-        self._routes.end(None)
         self._is_closing = True
         try:
+            self._routes.end(None)
             self._end(partial(ConnectionLost, "the client was shut down"))
             if self.link is not None and self.link.protocol.state is not State.OPENING:
                 self.link.close()
