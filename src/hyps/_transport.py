@@ -22,7 +22,7 @@ from ._tls import wrap
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
 
-    from anyio.abc import SocketListener, SocketStream
+    from anyio.abc import ByteStream, SocketListener, SocketStream
 
     from .protocol import Limits
     from .protocol.wire import Wire
@@ -209,14 +209,25 @@ async def dial(
     """
     # The pump closes the stream: it knows when a goodbye has had its time.
     if isinstance(address, MemoryAddress):
-        async with dial_memory(address.name) as memory_stream:
+        async with dial_memory(address.name) as memory_stream, _closing_failures(memory_stream):
             yield Transport(memory_stream)
         return
     with duplicated(await _connect(address)) as transport:
         if isinstance(address, TCPAddress) and address.tls:
             name = server_hostname or address.host
             transport = await _begin_tls(address, transport, ssl_context, name)
-        yield transport
+        async with _closing_failures(transport.stream):
+            yield transport
+
+
+@asynccontextmanager
+async def _closing_failures(stream: ByteStream) -> AsyncIterator[None]:
+    """Close a stream if there may be no pump that does."""
+    try:
+        yield
+    except BaseException:
+        await anyio.aclose_forcefully(stream)
+        raise
 
 
 async def _connect(address: TCPAddress | UnixAddress) -> SocketStream:
