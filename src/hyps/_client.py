@@ -133,7 +133,7 @@ class Client:
         """Connect, in any task; returns when the hub has opened the session.
 
         Calls while it is connecting, or connecting again, wait for the same connection, and when it
-        is connected they do nothing. If it was shut down or lost its connection for good, it
+        is connected they do nothing. If it was shut down, or could not be connected, it
         connects anew; so it does if the event loop in which it was connected is gone, or this
         process was forked from the one in which it was.
 
@@ -192,8 +192,7 @@ class Client:
             async for event in client.events():
                 print(event)
 
-        :return: an async iterator that ends when the client is shut down or lost its connection
-            for good
+        :return: an async iterator that ends when the client is shut down
         """
         return ConnectionEvents(self._status)
 

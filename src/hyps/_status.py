@@ -58,8 +58,8 @@ ConnectionEvent = Connected | Disconnected | Reconnected
 class ConnectionEvents:
     """An async iterator of what becomes of a client's connection. Made by :meth:`Client.events`.
 
-    It ends when the client is shut down or has lost its connection for good. Of a watcher that
-    does not read the last 100 events are kept.
+    It ends when the client is shut down. Of a watcher that does not read the last 100 events are
+    kept.
     """
 
     def __init__(self, status: Status) -> None:

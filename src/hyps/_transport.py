@@ -8,7 +8,7 @@ import re
 import ssl
 import stat
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
@@ -145,7 +145,8 @@ def _bad_url(url: str, why: str) -> InvalidURL:
     elif more:
         rest += f"?{_HIDDEN}"
     rest = re.sub(r":(?![0-9]{0,5}(?:[,/?@]|$))[^,/\]]*(?=[,/]|$)", f":{_HIDDEN}", rest)
-    return InvalidURL(f"bad URL {scheme + '://' if scheme else ''}{rest!r}: {why}")
+    shown = f"{scheme}://{rest}" if scheme else rest
+    return InvalidURL(f"bad URL {shown!r}: {why}")
 
 
 def _parse_tcp(url: str, scheme: str, host: str) -> TCPAddress:
@@ -192,7 +193,9 @@ def make_wire(address: Address, limits: Limits) -> Wire | None:
         from .protocol.http2 import ClientWire
     except ImportError:
         raise InvalidURL(f"{address}: HTTP/2 needs: pip install 'hyps[http2]'") from None
-    return ClientWire(address.authority, scheme=address.scheme, limits=limits)
+    # Where an address is within this machine is nothing for others (RFC 6874).
+    public = replace(address, host=address.host.partition("%")[0])
+    return ClientWire(public.authority, scheme=address.scheme, limits=limits)
 
 
 @asynccontextmanager

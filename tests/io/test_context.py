@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 import hyps
+from hyps.testing import MemoryHub
 
 from .helpers import let_others_run, wait_until
 from .peers import connected_to_script
@@ -99,7 +100,7 @@ async def test_the_request_that_subscribes_and_the_one_that_leaves() -> None:
 
 
 async def test_the_request_during_which_it_connects_again() -> None:
-    with hyps.testing.MemoryHub() as hub:
+    with MemoryHub() as hub:
         async with hyps.connect(hub.url, reconnect_max_delay=0.01) as client:
             hub.connections[0].cut()
             await wait_until(lambda: not client.connected)
@@ -119,7 +120,7 @@ async def test_no_variable_is_seen_by_what_logs_for_the_client(
 
     caplog.handler.addFilter(look)
     try:
-        with hyps.testing.MemoryHub() as hub:
+        with MemoryHub() as hub:
             client = hyps.connect(hub.url, reconnect_max_delay=0.01)
             await in_a_request(client.connect)
             hub.connections[0].cut()
