@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final, Literal, NoReturn, overload
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ._connection import Connection, Settings
+from ._connection import Connection
 from ._errors import ConnectionLost, WouldBlock
 from ._link import Batches
+from ._settings import Settings
 from ._status import ConnectionEvents, Status
 from ._subscription import Subscription
 from ._text import one_line
@@ -197,10 +198,13 @@ class Client:
         return ConnectionEvents(self._status)
 
     def _get_connection(self) -> Connection:
-        if self._connection is None:
+        # Per operation.
+        connection = self._connection
+        if connection is None:
             raise ConnectionLost("the client is not connected: enter it, or await its connect()")
-        self._connection.check_here()
-        return self._connection
+        if not connection.is_here():
+            connection.check_here()
+        return connection
 
     # Operations
 

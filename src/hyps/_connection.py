@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -45,13 +44,13 @@ from .protocol import (
 )
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Iterable
 
     from ._link import ErrorFactory
     from ._routes import AnySubscription
+    from ._settings import Settings
     from ._transport import Address
-    from .protocol import ClientEvent, Limits, RemoteProtocolError, ServerEvent
+    from .protocol import ClientEvent, RemoteProtocolError, ServerEvent
 
 
 #: Seconds that a connection must have been open, to count as a success.
@@ -66,28 +65,6 @@ _MAX_REASONS: Final = 10
 #: Seconds that the first wait before connecting again takes at most; each further one takes up to
 #: twice as long. A hub that restarts is back in some tenths of a second.
 _FIRST_DELAY: Final = 0.1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """How a client connects.
-
-    :param addresses: where hubs are, in the order in which they are tried
-    :param token: what the hub knows the client by
-    :param ssl_context: for TLS
-    :param server_hostname: the name that the hub's certificate is for, if it is not the host's
-    :param limits: the client's own bounds
-    :param waits: whether operations wait for a connection that was lost
-    :param reconnect_max_delay: seconds to wait before connecting again, at most
-    """
-
-    addresses: tuple[Address, ...]
-    token: str | None = field(repr=False)
-    ssl_context: ssl.SSLContext | None
-    server_hostname: str | None
-    limits: Limits
-    waits: bool
-    reconnect_max_delay: float
 
 
 class Connection:
@@ -208,8 +185,8 @@ class Connection:
         self.open_link = None
         if self.over is None:
             self.over = partial(ConnectionLost, "the event loop of this connection is gone")
-            if self.link is not None and not self.is_inherited:
-                self.link.cut()
+        if self.link is not None and not self.is_inherited:
+            self.link.cut()
         return True
 
     async def wait_open(self) -> Link:
@@ -226,7 +203,7 @@ class Connection:
             try:
                 await self._decided.wait()
             except BaseException:
-                if self._openers == 1 and not self._is_taken:
+                if self._openers == 1 and not self._is_taken and self.is_here():
                     # Nobody else wants it, or has it: not even if it opened in this very moment.
                     self.close_nowait()
                 raise

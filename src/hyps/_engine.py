@@ -100,7 +100,7 @@ class Engine(anyio.AsyncContextManagerMixin):
         """Run something until the scope that is returned is cancelled, or it ends."""
         scope = anyio.CancelScope(shield=True)
         # It outlives the caller, whose context variables are not to live as long.
-        self._context.run(self.start_soon, _run_within, scope, function)
+        self._context.copy().run(self.start_soon, _run_within, scope, function)
         return scope
 
     # The end of a pass

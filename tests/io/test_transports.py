@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import socket
-import sys
 import stat
+import sys
 import traceback
 import weakref
 from typing import TYPE_CHECKING
