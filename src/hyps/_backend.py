@@ -1,15 +1,21 @@
-"""The things that AnyIO does not have. Nothing else asks which event loop runs.
+"""The three things that AnyIO does not have. Nothing else asks which event loop runs.
 
 A task outside of every task group, because a client may be connected by one task, used by others
-and shut down by a third. And a waiter for one task, because with ``anyio.Event``
+and shut down by a third. A waiter for one task, because with ``anyio.Event``
 waiting takes one and a half times to twice as long, and there is one for each awaited operation.
-And a call from where nothing may be awaited or changed: the garbage collector's.
+And the identity of the event loop that a client belongs to, cheap enough to be checked by each
+operation.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+from asyncio import _get_running_loop
+from contextlib import suppress
+from contextvars import Context
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from anyio.lowlevel import current_token
@@ -32,18 +38,22 @@ def _on_asyncio() -> bool:
 def spawn(function: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
     """Start a task that nobody waits for. It must not raise.
 
+    It has no context variables: they are the caller's, and the task outlives the caller.
+
     :param function: called without arguments
     :param name: shown by debuggers
     """
     if _on_asyncio():
+        loop = asyncio.get_running_loop()
+        # Not with the argument for it, which task factories of before Python 3.11 do not take.
+        task = Context().run(lambda: loop.create_task(function(), name=name))
         # The event loop keeps weak references only.
-        task = asyncio.get_running_loop().create_task(function(), name=name)
         _tasks.add(task)
-        task.add_done_callback(_tasks.discard)
+        task.add_done_callback(_tasks.discard, context=Context())
     else:
         import trio
 
-        trio.lowlevel.spawn_system_task(function, name=name)
+        trio.lowlevel.spawn_system_task(function, name=name, context=Context())
 
 
 class _TrioWaiter:
@@ -93,18 +103,153 @@ def waiter_type() -> Callable[[], Waiter]:
 
 
 def wake(waiter: Waiter) -> None:
-    """End a wait. Harmless if it has ended."""
+    """End a wait. Harmless if it has ended, or if its event loop has."""
     if not waiter.done():
-        waiter.set_result(None)
+        try:
+            waiter.set_result(None)
+        except RuntimeError:
+            # asyncio's, of an event loop that was closed.
+            pass
 
 
-def call_soon() -> Callable[[Callable[[], None]], object]:
-    """Give what lets this event loop call something, from any thread and in the middle of anything.
+class _Process:
+    """This process, as long as it is not a child that was forked from it."""
 
-    It raises RuntimeError if the loop is closed.
-    """
-    if _on_asyncio():
-        return asyncio.get_running_loop().call_soon_threadsafe
+
+_process = _Process()
+
+
+def _on_fork() -> None:
+    global _process
+    _process = _Process()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_on_fork)
+
+
+class Home:
+    """Where something lives that is for one event loop: there, in the process that began it."""
+
+    __slots__ = ("_process", "_thread")
+
+    def __init__(self) -> None:
+        self._process = _process
+        self._thread = get_ident()
+
+    def is_here(self) -> bool:
+        """Tell whether the caller runs there."""
+        raise NotImplementedError
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Call a function there, from any thread; nothing happens if the event loop is gone."""
+        raise NotImplementedError
+
+    def _has_ended(self) -> bool:
+        raise NotImplementedError
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether it is the parent's, and this process a child that was forked from it."""
+        return self._process is not _process
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing will ever run there, as far as this process is concerned."""
+        return self.is_inherited or (not self.is_here() and self._has_ended())
+
+    def advice(self) -> str:
+        """Say why the caller is in the wrong place, and what works there."""
+        if self.is_inherited:
+            return (
+                "this client was connected before the process was forked, and the connection is "
+                "the parent's; connect it anew in this process: await client.connect()"
+            )
+        if self._has_ended():
+            return (
+                "the event loop in which this client was connected has ended; "
+                "connect it anew in this one: await client.connect()"
+            )
+        if _is_in_loop():
+            return (
+                "this client was connected in another event loop; "
+                "make a client for each event loop: hyps.connect()"
+            )
+        if get_ident() == self._thread:
+            return (
+                "the event loop in which this client was connected is not running; "
+                "call this in a task of that event loop"
+            )
+        return (
+            "this client was connected in the event loop of another thread; "
+            "anyio.from_thread.run(client.publish, channel, data, token=token) calls it there, "
+            "where token is what anyio.lowlevel.current_token() gives in that event loop"
+        )
+
+
+class _AsyncioHome(Home):
+    __slots__ = ("_loop",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loop = asyncio.get_running_loop()
+
+    def is_here(self) -> bool:
+        # Per operation. A child may go on with the event loop that it was forked in.
+        return _get_running_loop() is self._loop and self._process is _process
+
+    def call(self, function: Callable[[], object]) -> None:
+        if not self.is_inherited:
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(function, context=Context())
+
+    def _has_ended(self) -> bool:
+        return self._loop.is_closed()
+
+
+class _TrioHome(Home):
+    __slots__ = ("_current_token", "_token")
+
+    def __init__(self) -> None:
+        import trio
+
+        super().__init__()
+        self._current_token = trio.lowlevel.current_trio_token
+        self._token = self._current_token()
+
+    def is_here(self) -> bool:
+        try:
+            return self._current_token() is self._token and self._process is _process
+        except RuntimeError:
+            return False
+
+    def call(self, function: Callable[[], object]) -> None:
+        import trio
+
+        if not self.is_inherited:
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(function)
+
+    def _has_ended(self) -> bool:
+        import trio
+
+        try:
+            self._token.run_sync_soon(bool)
+        except trio.RunFinishedError:
+            return True
+        return False
+
+
+def here() -> Home:
+    """Give the place where the caller runs."""
+    return _AsyncioHome() if _on_asyncio() else _TrioHome()
+
+
+def _is_in_loop() -> bool:
+    if _get_running_loop() is not None:
+        return True
+    if "trio" not in sys.modules:
+        return False
     import trio
 
-    return trio.lowlevel.current_trio_token().run_sync_soon
+    return trio.lowlevel.in_trio_run()

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Final, Literal, NoReturn, overload
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ._connection import Connection, Settings
+from ._connection import Connection
 from ._errors import ConnectionLost, WouldBlock
 from ._link import Batches
+from ._settings import Settings
 from ._status import ConnectionEvents, Status
 from ._subscription import Subscription
+from ._text import one_line
+from ._tls import check_hostname
 from ._transport import make_wire, name_of, parse_url
 from .protocol import ClientProtocol, Gap, HypsError, Limits, Message
 from .protocol.records import pairs
@@ -39,6 +42,9 @@ DEFAULT_MAX_MESSAGES: Final = 16_384
 DEFAULT_MAX_BYTES: Final = 4 * 1024 * 1024
 
 
+#: Characters that are shown of the reason why a client is not connected.
+_MAX_TROUBLE: Final = 500
+
 #: Seconds. Who waits for a hub that was away for minutes is told within some seconds more.
 DEFAULT_RECONNECT_MAX_DELAY: Final = 10.0
 
@@ -59,6 +65,7 @@ class Client:
         *,
         token: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        server_hostname: str | None = None,
         when_disconnected: WhenDisconnected = "wait",
         reconnect_max_delay: float = DEFAULT_RECONNECT_MAX_DELAY,
         limits: Limits | None = None,
@@ -68,8 +75,12 @@ class Client:
         limits = limits or Limits()
         # Made for what it raises: a token that cannot be sent is the caller's error, and now.
         ClientProtocol(token=token, wire=make_wire(addresses[0], limits)).data_to_send()
-        if ssl_context is not None and not getattr(addresses[0], "tls", False):
-            raise ValueError(f"an ssl_context is for hypss:// and https://, not for {self._url}")
+        if not getattr(addresses[0], "tls", False):
+            for name, given in (("ssl_context", ssl_context), ("server_hostname", server_hostname)):
+                if given is not None:
+                    raise ValueError(f"{name} is for hypss:// and https://, not for {self._url}")
+        if server_hostname is not None:
+            check_hostname(server_hostname)
         if when_disconnected not in ("wait", "raise"):
             raise ValueError(f"when_disconnected is none of wait, raise: {when_disconnected!r}")
         if not 0 < reconnect_max_delay < math.inf:
@@ -78,6 +89,7 @@ class Client:
             addresses=addresses,
             token=token,
             ssl_context=ssl_context,
+            server_hostname=server_hostname,
             limits=limits,
             waits=when_disconnected == "wait",
             reconnect_max_delay=reconnect_max_delay,
@@ -89,7 +101,11 @@ class Client:
     # Lifetime
 
     async def __aenter__(self) -> Self:
-        if self._is_entered:
+        connection = self._connection
+        # Where its event loop is gone, nobody will leave the outer block.
+        if self._is_entered and not (connection is not None and connection.abandon_if_gone()):
+            if connection is not None:
+                connection.check_here()
             raise RuntimeError(
                 "this client is entered already: use it as it is, the outer block shuts it down"
             )
@@ -120,41 +136,54 @@ class Client:
 
     def __del__(self) -> None:
         connection = getattr(self, "_connection", None)
-        if connection is not None and not connection.is_over:
+        # In a child that was forked the connection is the parent's, who may have it still.
+        if connection is not None and not connection.is_over and not connection.is_inherited:
             warnings.warn(
                 f"a client of {self._url} was never shut down", ResourceWarning, stacklevel=2
             )
 
     def __repr__(self) -> str:
         state = "connected" if self.connected else "not connected"
+        if self._connection is not None and (trouble := self._connection.trouble):
+            state += f": {one_line(trouble, _MAX_TROUBLE)}"
         return f"<hyps.Client of {self._url}, {state}>"
 
     async def connect(self) -> None:
         """Connect, in any task; returns when the hub has opened the session.
 
         Calls while it is connecting, or connecting again, wait for the same connection, and when it
-        is connected they do nothing. If it was shut down or lost its connection for good, it
-        connects anew.
+        is connected they do nothing. If it was shut down, or could not be connected, it
+        connects anew; so it does if the event loop in which it was connected is gone, or this
+        process was forked from the one in which it was.
 
+        :raises RuntimeError: if it is connected in another event loop, with what works there
         :raises ConnectionRefused: if no session could be opened
         :raises AuthenticationFailed: if that was for the token
         :raises ConnectionLost: if the client is shut down meanwhile
         """
         connection = self._connection
+        if connection is not None and connection.abandon_if_gone():
+            self._status.end()
+            connection = None
         if connection is not None and not connection.is_over:
-            connection.check_thread()
+            connection.check_here()
         else:
             self._status.begin()
-            connection = self._connection = Connection(self._settings, self._status)
+            connection = Connection(self._settings, self._status)
             connection.start()
+            self._connection = connection
         await connection.wait_open()
 
     async def shutdown(self) -> None:
         """Send what is queued, end every iteration, and close. Harmless when there is nothing to.
 
         It takes ``limits.close_timeout`` at most, and goes on when the caller is cancelled.
+
+        :raises RuntimeError: if it is connected in another event loop, with what works there
         """
         connection = self._connection
+        if connection is not None:
+            connection.check_may_close()
         try:
             if connection is not None:
                 await connection.close()
@@ -182,16 +211,18 @@ class Client:
             async for event in client.events():
                 print(event)
 
-        :return: an async iterator that ends when the client is shut down or lost its connection
-            for good
+        :return: an async iterator that ends when the client is shut down
         """
         return ConnectionEvents(self._status)
 
     def _get_connection(self) -> Connection:
-        if self._connection is None:
+        # Per operation.
+        connection = self._connection
+        if connection is None:
             raise ConnectionLost("the client is not connected: enter it, or await its connect()")
-        self._connection.check_thread()
-        return self._connection
+        if not connection.is_here():
+            connection.check_here()
+        return connection
 
     # Operations
 
@@ -391,6 +422,7 @@ def connect(
     *,
     token: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    server_hostname: str | None = None,
     when_disconnected: WhenDisconnected = "wait",
     reconnect_max_delay: float = DEFAULT_RECONNECT_MAX_DELAY,
     limits: Limits | None = None,
@@ -409,6 +441,8 @@ def connect(
         ``HYPS_TOKEN``
     :param ssl_context: for TLS; None trusts whom the system trusts. For ``https`` it must ask for
         HTTP/2: ``ssl_context.set_alpn_protocols(["h2"])``.
+    :param server_hostname: for TLS; the name that the hub's certificate must be for, if that is not
+        the host in the URL
     :param when_disconnected: what operations do that are begun while the client is connecting
         again: ``"wait"``, or ``"raise"`` :class:`ConnectionLost`
     :param reconnect_max_delay: seconds to wait before connecting again, at most. The first wait is
@@ -416,7 +450,7 @@ def connect(
     :param limits: the client's own bounds
     :raises InvalidURL: if Hyps cannot connect to such a URL, or not without the extra ``http2``
     :raises ValueError: if an argument is none of these, the token cannot be sent, or there is an
-        ``ssl_context`` without TLS
+        ``ssl_context`` or a ``server_hostname`` without TLS
     """
     if url is None:
         url = os.environ.get("HYPS_URL") or DEFAULT_URL
@@ -426,6 +460,7 @@ def connect(
         url,
         token=token,
         ssl_context=ssl_context,
+        server_hostname=server_hostname,
         when_disconnected=when_disconnected,
         reconnect_max_delay=reconnect_max_delay,
         limits=limits,

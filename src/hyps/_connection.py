@@ -10,19 +10,15 @@ all channels are subscribed in one batch, and when that is answered the connecti
 
 from __future__ import annotations
 
-import logging
 import math
 import random
-from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from threading import get_ident
 from typing import TYPE_CHECKING, Final
 
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ._backend import call_soon, spawn, waiter_type
+from ._backend import here, spawn, waiter_type
 from ._errors import AuthenticationFailed, ConnectionLost, ConnectionRefused
 from ._link import Link, Unheard
 from ._logs import Log
@@ -48,16 +44,14 @@ from .protocol import (
 )
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Iterable
 
     from ._inbox import Inbox
     from ._link import ErrorFactory
+    from ._settings import Settings
     from ._transport import Address
-    from .protocol import ClientEvent, Limits, RemoteProtocolError, ServerEvent
+    from .protocol import ClientEvent, RemoteProtocolError, ServerEvent
 
-
-logger = logging.getLogger("hyps.client")
 
 #: Seconds that a connection must have been open, to count as a success.
 _STABLE_TIME: Final = 1.0
@@ -68,29 +62,12 @@ _RESTORES_PER_SECOND: Final = 10_000
 #: Seconds in which losses are summed up before the log is told.
 _LOSSES_TIME: Final = 1.0
 
+#: Reasons why a connection cannot be had again that are told, until there is one.
+_MAX_REASONS: Final = 10
+
 #: Seconds that the first wait before connecting again takes at most; each further one takes up to
 #: twice as long. A hub that restarts is back in some tenths of a second.
 _FIRST_DELAY: Final = 0.1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """How a client connects.
-
-    :param addresses: where hubs are, in the order in which they are tried
-    :param token: what the hub knows the client by
-    :param ssl_context: for TLS
-    :param limits: the client's own bounds
-    :param waits: whether operations wait for a connection that was lost
-    :param reconnect_max_delay: seconds to wait before connecting again, at most
-    """
-
-    addresses: tuple[Address, ...]
-    token: str | None
-    ssl_context: ssl.SSLContext | None
-    limits: Limits
-    waits: bool
-    reconnect_max_delay: float
 
 
 class Connection:
@@ -103,7 +80,12 @@ class Connection:
     def __init__(self, settings: Settings, status: Status) -> None:
         self._settings = settings
         self._status = status
-        self._thread = get_ident()
+        #: Everything that is logged of this client.
+        self.log = Log("hyps.client")
+        self._home = here()
+        #: Whether the caller runs in the event loop of the connection. Others wake nobody, and
+        #: would do things in between.
+        self.is_here = self._home.is_here
         #: Makes what one task waits for.
         self.new_waiter = waiter_type()
         self._scope = anyio.CancelScope()
@@ -114,19 +96,23 @@ class Connection:
         self._openers = 0
         self._is_taken = False
         self._is_closing = False
+        # Whether its event loop is known to be gone, and whether that has ended the root.
+        self._is_abandoned = False
+        self._is_interrupted = False
         #: Why nothing new can be begun ever again.
         self.over: ErrorFactory | None = None
-        # Why it was lost when it had been open the last time.
+        # Why it was lost when it had been open the last time, and of which hub it was.
         self._lost: ErrorFactory | None = None
+        self._had = ""
         self._was_open = False
+        # Why there is no other one: the last reason, and all that were told.
+        self._trouble: str | None = None
+        self._told: set[str] = set()
         self._routes = Routes()
         #: Errors of operations that nobody awaits.
         self.unheard = Unheard()
-        self.log = Log("hyps.client")
         #: Is told what is missed.
         self.losses = LossLog(self.log, self._remind_of_losses)
-        # From any thread, and in the middle of anything.
-        self._call_soon = call_soon()
         #: The link, if there is one.
         self.link: Link | None = None
         #: The same, if operations can be begun on it.
@@ -150,25 +136,63 @@ class Connection:
 
     @property
     def is_open(self) -> bool:
-        """Whether something new can be begun."""
-        return self.open_link is not None
+        """Whether something new can be begun. It may be asked from anywhere."""
+        return self.open_link is not None and not self._home.is_gone
 
-    def check_thread(self) -> None:
-        """Raise if this is not the thread of the connection's event loop: nobody would be woken."""
-        if get_ident() != self._thread:
-            raise RuntimeError(
-                "a client is for the event loop in which it was connected; "
-                "from a thread: anyio.from_thread.run(client.publish, channel, data)"
-            )
+    @property
+    def trouble(self) -> str | None:
+        """Why it is not open, if it ever was."""
+        if self.over is not None:
+            return str(self.over())
+        if self.open_link is not None or self._lost is None:
+            return None
+        return self._trouble or str(self._lost())
 
     @property
     def is_over(self) -> bool:
         """Whether it is closing or has ended."""
         return self.over is not None
 
+    @property
+    def is_inherited(self) -> bool:
+        """Whether it is the parent's, and this process was forked from that."""
+        return self._home.is_inherited
+
     def start(self) -> None:
         """Start to dial, in a task of its own."""
         spawn(self._run, f"hyps client of {self._url}")
+
+    def check_here(self) -> None:
+        """Raise if the caller runs elsewhere, before anything changes.
+
+        :raises RuntimeError: with what works there
+        :raises HypsError: if the connection has ended, wherever that was
+        """
+        if not self.is_here():
+            if self.over is not None and (self._is_abandoned or self._has_ended_itself):
+                raise self.over()
+            raise RuntimeError(self._home.advice())
+
+    @property
+    def _has_ended_itself(self) -> bool:
+        return self._ended.is_set() and not self._is_interrupted
+
+    def abandon_if_gone(self) -> bool:
+        """Take it that the event loop is gone, if it is. Then nothing of it is touched any more.
+
+        Nobody who waits is woken, and the tasks stay as they are. The socket is shut down, so that
+        the hub notices; but not in a child, where it is the parent's.
+        """
+        if self.is_here() or not self._home.is_gone:
+            return False
+        self._is_abandoned = True
+        self.open_link = None
+        if self.over is None:
+            self.over = partial(ConnectionLost, "the event loop of this connection is gone")
+        if self.link is not None and not self.is_inherited:
+            self.link.cut()
+        self.losses.write(self._hub, is_end=True)
+        return True
 
     async def wait_open(self) -> Link:
         """Wait until something can be begun.
@@ -184,7 +208,7 @@ class Connection:
             try:
                 await self._decided.wait()
             except BaseException:
-                if self._openers == 1 and not self._is_taken:
+                if self._openers == 1 and not self._is_taken and self.is_here():
                     # Nobody else wants it, or has it: not even if it opened in this very moment.
                     self.close_nowait()
                 raise
@@ -194,40 +218,62 @@ class Connection:
         return self.open_link
 
     async def close(self) -> None:
-        """Begin to close, and wait until the connection has ended."""
-        self.close_nowait()
-        await self._ended.wait()
+        """Begin to close, and wait until the connection has ended. See :meth:`check_may_close`."""
+        if self._ended.is_set() or self._is_abandoned:
+            await checkpoint()
+        else:
+            self.close_nowait()
+            await self._ended.wait()
+
+    def check_may_close(self) -> None:
+        """Raise if only another place can close it."""
+        if not self.abandon_if_gone() and not self._ended.is_set():
+            self.check_here()
 
     def close_nowait(self) -> None:
         """Send what is queued, end every iteration, and close, all in bounded time."""
-        self._routes.end(None)
         self._is_closing = True
-        self._end(partial(ConnectionLost, "the client was shut down"))
-        if self.link is not None and self.link.protocol.state is not State.OPENING:
-            self.link.close()
-        else:
+        try:
+            self._routes.end(None)
+            self._end(partial(ConnectionLost, "the client was shut down"))
+            if self.link is not None and self.link.protocol.state is not State.OPENING:
+                self.link.close()
+            else:
+                self._scope.cancel()
+        except Exception:
+            self.log.exception("internal error while closing; the connection is cut")
             self._scope.cancel()
 
     async def _run(self) -> None:
         # The root. Everything that happens to the connection happens below it, and nothing that
         # happens there may come out: there is nobody above.
-        error: ErrorFactory = partial(ConnectionLost, "the client was shut down")
         try:
             with self._scope:
                 while self.over is None:
-                    await self._try_hosts()
+                    try:
+                        await self._try_hosts()
+                    except Exception as caught:
+                        # Not even the end of the link could be told.
+                        self.log.exception("%s: internal error", self._hub)
+                        if not self._was_open:
+                            self._end(self._loss(f"internal error: {caught!r}"))
                     if self.over is None:
                         await anyio.sleep(self._next_delay())
-            if self._was_open and self.over is not None and not self._is_closing:
-                logger.error("%s; not connecting again", self.over())
-        except Exception as caught:
-            # A defect of this client. Users see what it means for them.
-            error = partial(self._loss, f"internal error: {caught!r}")
         finally:
-            self._drop(error)
-            self._end(error)
-            self.losses.write(self._hub, is_end=True)
-            self._ended.set()
+            # Whatever fails here, nobody waits for the end for ever.
+            try:
+                # Otherwise it is cancelled, and by nobody here.
+                self._is_interrupted = self.over is None
+                end = partial(ConnectionLost, "the event loop of this connection has ended")
+                self._end(end)
+                self._settle(end)
+                self.losses.write(self._hub, is_end=True)
+                self.log.tell_omitted()
+            except Exception:
+                self.log.exception("internal error")
+            finally:
+                self._ended.set()
+                self._decided.set()
 
     def _next_delay(self) -> float:
         # Full jitter, so that the clients of a hub do not all come back at once.
@@ -241,40 +287,67 @@ class Connection:
 
     async def _try_hosts(self) -> None:
         """Dial the hosts in order, and run the first link that opens until it is lost."""
+        reasons: list[str] = []
         for address in self._settings.addresses:
-            await self._run_link(address)
+            self._url = str(address)
+            self._why = None
+            self._has_opened = self._is_dropped = False
+            self._opened_at = math.inf
+            try:
+                error = await self._run_link(address)
+            except Exception as caught:
+                # A defect of this client. It costs the link, and no more.
+                self.log.exception("%s: internal error", self._hub)
+                error = self._loss(f"internal error: {caught!r}")
+            self._settle(error)
             if self._has_opened or self.over is not None:
                 return
-            logger.debug("%s", self._why and self._why())
+            reasons.append(str((self._why or error)()))
+            self.log.debug("%s", reasons[-1])
+        self._on_failure("; ".join(reasons))
 
-    async def _run_link(self, address: Address) -> None:
-        """Run one link until it has ended, or could not be had."""
-        self._url = str(address)
-        self._why = None
-        self._has_opened = self._is_dropped = False
-        self._opened_at = math.inf
-        error = partial(self._loss, f"the connection to {address} has ended")
+    async def _run_link(self, address: Address) -> ErrorFactory:
+        """Run one link until it has ended, or could not be had.
+
+        :return: why
+        """
         patience = anyio.move_on_after(self._settings.limits.hello_timeout)
+        broken: BaseException | None = None
         try:
             with patience as self._patience:
-                async with dial(address, self._settings.ssl_context) as transport:
+                async with dial(
+                    address, self._settings.ssl_context, self._settings.server_hostname
+                ) as transport:
                     # For its first frame the protocol object waits as long.
                     patience.deadline = math.inf
                     self.link = Link(transport, partial(self._make_protocol, address), self.unheard)
                     broken = await self.link.run(self._on_event, self._on_violation)
-                if broken is not None:
-                    why = str(broken) or "it was reset"
-                    error = partial(self._loss, f"the connection to {address} broke: {why}")
-            if patience.cancelled_caught:
-                error = partial(self._loss, f"no hub at {address}: no answer in time")
-        except HypsError as caught:
-            error = partial(type(caught), str(caught))
-        finally:
-            if anyio.current_time() - self._opened_at >= _STABLE_TIME:
-                self._failures = 0
+        except ConnectionRefused as error:
+            return self._loss(str(error))
+        if patience.cancelled_caught:
+            return self._loss(f"no hub at {address}: no answer in time")
+        if broken is not None:
+            why = str(broken) or "it was reset"
+            return self._loss(f"the connection to {address} broke: {why}")
+        return self._loss(f"the connection to {address} has ended")
+
+    def _settle(self, error: ErrorFactory) -> None:
+        """Take it that the link has ended, if there was one."""
+        if anyio.current_time() - self._opened_at >= _STABLE_TIME:
+            self._failures = 0
+        try:
             self._drop(error)
             self._write_losses()
+        finally:
             self.link = None
+
+    def _on_failure(self, reason: str) -> None:
+        """Tell why the client is not connected again: once for each reason."""
+        self._trouble = reason
+        if reason not in self._told and len(self._told) < _MAX_REASONS:
+            self._told.add(reason)
+            self.log.warning("cannot connect again: %s; trying on", reason)
+            self._status.post(Disconnected(self._had, reason))
 
     def _make_protocol(self, address: Address, on_output: Callable[[], None]) -> ClientProtocol:
         return ClientProtocol(
@@ -290,15 +363,15 @@ class Connection:
         return f"the hub at {self._url}"
 
     def _remind_of_losses(self) -> None:
-        if self.link is not None:
+        if self.link is not None and self.is_here():
             self.link.remind(self._write_losses, _LOSSES_TIME)
 
     def _write_losses(self) -> None:
         self.losses.write(self._hub)
 
-    @property
-    def _loss(self) -> type[HypsError]:
-        return ConnectionLost if self._was_open else ConnectionRefused
+    def _loss(self, text: str) -> ErrorFactory:
+        """Make the error that the end of the link is, whose kind is known when it is raised."""
+        return lambda: (ConnectionLost if self._was_open else ConnectionRefused)(text)
 
     def _open(self, link: Link) -> None:
         """Let operations be begun on a link, unless it is being lost already."""
@@ -307,9 +380,13 @@ class Connection:
         self.open_link = link
         self._patience.deadline = math.inf
         self._opened_at = anyio.current_time()
+        self._had = self._url
+        self._trouble = None
+        self._told.clear()
+        self._reconnect_after = 0.0
         self._write_losses()
         if self._was_open:
-            logger.info("connected to %s again", self._hub)
+            self.log.info("connected to %s again", self._hub)
         self._status.post(Reconnected(self._url) if self._was_open else Connected(self._url))
         self._was_open = self._has_opened = True
         self._decided.set()
@@ -324,9 +401,9 @@ class Connection:
             self.open_link = None
             self._lost = self._why
             self._decided = anyio.Event()
-            self._status.post(Disconnected(self._url, str(self._why())))
+            self._status.post(Disconnected(self._had, str(self._why())))
             if self.over is None:
-                logger.warning("%s; connecting again", self._why())
+                self.log.warning("%s; connecting again", self._why())
 
     def _drop(self, error: ErrorFactory) -> None:
         """Tell all who wait for the link that it is lost, or could not be had."""
@@ -358,8 +435,10 @@ class Connection:
         self._routes.end(error)
         if self._was_open:
             if was_lost and not self._is_closing:
-                self._status.post(Disconnected(self._url, str(error())))
+                self._status.post(Disconnected(self._had, str(error())))
             self._status.end()
+        else:
+            self._status.home = None
 
     # Events
 
@@ -384,11 +463,11 @@ class Connection:
                 self._reconnect_after = reconnect_after
                 # What it flushes may still come, if there is anything.
                 lose = self._lose if self._was_open else self._drop
-                lose(partial(self._loss, f"{self._hub} is leaving: {reason}"))
+                lose(self._loss(f"{self._hub} is leaving: {reason}"))
             case PeerError(code, text):
                 self._on_peer_error(code, text)
             case Closed():
-                self._drop(partial(self._loss, f"{self._hub} closed the connection"))
+                self._drop(self._loss(f"{self._hub} closed the connection"))
 
     def _on_welcome(self, welcome: Welcome) -> None:
         link = self.link
@@ -410,7 +489,7 @@ class Connection:
         if is_restored and any(refusal.code == b"u" for refusal in refusals):
             # Not now, or not there: the channels are wanted still.
             assert self.link is not None
-            self._lose(partial(self._loss, f"{self._hub} did not take the subscriptions"))
+            self._lose(self._loss(f"{self._hub} did not take the subscriptions"))
             self.link.close()
             return
         self._unsubscribe(self._routes.on_refused(operation, refusals))
@@ -418,10 +497,15 @@ class Connection:
             self._on_restored()
 
     def _on_peer_error(self, code: str, text: str) -> None:
-        kind = AuthenticationFailed if code == ErrorCode.AUTH else self._loss
-        error = partial(kind, f"{self._hub} refused ({code}): {text}")
+        error = self._loss(f"{self._hub} refused ({code}): {text}")
         if code in ErrorCode.FINAL:
-            self._end(error)
+            if self._was_open:
+                # It was right before, so it is the hub that may be wrong for a while.
+                self._reconnect_after = math.inf
+            else:
+                if code == ErrorCode.AUTH:
+                    error = partial(AuthenticationFailed, str(error()))
+                self._end(error)
         self._drop(error)
 
     def _on_violation(self, error: RemoteProtocolError) -> None:
@@ -486,17 +570,21 @@ class Connection:
 
     def leave_for_good(self, subscription: Inbox) -> None:
         """Remove a subscription and end it, without waiting."""
+        if not self._home.is_gone:
+            self.check_here()
         self._unsubscribe(self._routes.forget(subscription))
         subscription.end(None)
 
     def leave_soon(self, subscription: Inbox) -> None:
-        """Do the same when the event loop comes to it, which need not be running any more."""
-        with suppress(RuntimeError):
-            self._call_soon(partial(self.leave_for_good, subscription))
+        """Do the same when the event loop comes to it. Any thread may ask, at any moment."""
+        self._home.call(partial(self.leave_for_good, subscription))
 
     def _unsubscribe(self, channels: list[str]) -> int | None:
         """Tell the hub, if there is one, that channels are not wanted any more."""
         link = self.link
         if not channels or link is None or link.protocol.state is not State.OPEN:
+            return None
+        if not self.is_here():
+            # A task of an event loop that is gone, whose coroutine is collected.
             return None
         return link.begun(link.protocol.unsubscribe(channels))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from contextlib import asynccontextmanager
+from contextvars import Context, copy_context
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -84,6 +85,8 @@ class Engine(anyio.AsyncContextManagerMixin):
         self.clock: Clock = clock or LoopClock()
         #: Starts a task that ends with the engine.
         self.start_soon: Callable[..., object]
+        # Of the task that entered it.
+        self._context: Context
         self._new_waiter = waiter_type()
         self._waiter: Waiter | None = None
         # Those with output that was not sent yet; and of these who has much, and was passed over.
@@ -100,6 +103,7 @@ class Engine(anyio.AsyncContextManagerMixin):
         error: BaseException | None = None
         async with anyio.create_task_group() as tasks:
             self.start_soon = tasks.start_soon
+            self._context = copy_context()
             scopes = [self.start(self._flush_each_pass), self.start(self._keep_time)]
             try:
                 yield self
@@ -118,7 +122,8 @@ class Engine(anyio.AsyncContextManagerMixin):
     def start(self, function: Callable[[], Awaitable[None]]) -> anyio.CancelScope:
         """Run something until the scope that is returned is cancelled, or it ends."""
         scope = anyio.CancelScope(shield=True)
-        self.start_soon(_run_within, scope, function)
+        # It outlives the caller, whose context variables are not to live as long.
+        self._context.copy().run(self.start_soon, _run_within, scope, function)
         return scope
 
     # The end of a pass

@@ -20,7 +20,10 @@ class ConnectionRefused(HypsError):
 
 
 class AuthenticationFailed(ConnectionRefused):
-    """The hub does not know the client's token. Trying again cannot help."""
+    """The hub does not know the client's token, at the first connection.
+
+    A client that was connected before takes it for a fault of the hub, and tries again.
+    """
 
 
 class ConnectionLost(HypsError):

@@ -109,6 +109,7 @@ class Link:
         make_protocol: Callable[[Callable[[], None]], ClientProtocol],
         unheard: Unheard,
     ) -> None:
+        self._transport = transport
         self._engine = Engine(clock_of(transport.stream))
         self._pump = Pump(transport, self._engine, make_protocol)
         self._new_waiter = waiter_type()
@@ -154,6 +155,10 @@ class Link:
     def close(self) -> None:
         """Send what is queued, collect the answers, and close, all in bounded time."""
         self._pump.close()
+
+    def cut(self) -> None:
+        """Let the peer see the end, when there is no event loop any more to close the stream."""
+        self._transport.cut()
 
     def end(self, error: ErrorFactory) -> None:
         """Begin nothing new. The first reason stays."""

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint
-from anyio.streams.tls import TLSStream
 
 from ._backend import Waiter, waiter_type, wake
+from ._tls import TLSStream
 from .protocol import NEED_DATA, ClientProtocol, RemoteProtocolError, ServerProtocol, State, Taken
 from .protocol.limits import PASS_WORK
 
@@ -137,6 +137,8 @@ class Pump(Generic[_Endpoint]):
         self._on_violation: Callable[[RemoteProtocolError], None] | None = on_violation
         self._on_sent = on_sent
         self._is_writing = False
+        if isinstance(self._transport.stream, TLSStream):
+            self._transport.stream.on_pending = self.wake
         try:
             with self._scope:
                 self._set_alarm()
@@ -222,13 +224,18 @@ class Pump(Generic[_Endpoint]):
                 # Asked again, it knows that this has been sent.
                 rest = rest[sent:] if sent < len(rest) else protocol.data_to_send(WRITE_SIZE)
             self._on_taken()
-            if rest or protocol.eof_is_due:
+            if rest or protocol.eof_is_due or self._tls_has_pending:
                 self._leave_to_writer(rest)
         except _BROKEN as error:
             self._break(error)
         except Exception as error:
             # A defect, and not of the one who called this.
             self._fail(error)
+
+    @property
+    def _tls_has_pending(self) -> bool:
+        stream = self._transport.stream
+        return isinstance(stream, TLSStream) and stream.has_pending
 
     def _take(self) -> bytes:
         data = self.protocol.data_to_send(WRITE_SIZE)
@@ -255,7 +262,7 @@ class Pump(Generic[_Endpoint]):
         try:
             while True:
                 rest, self._rest = self._rest, b""
-                if data := rest or self._take():
+                if (data := rest or self._take()) or self._tls_has_pending:
                     await send(data)
                 elif self.protocol.eof_is_due:
                     self._linger()

@@ -15,9 +15,8 @@ import anyio
 from anyio.abc import SocketAttribute, TaskStatus
 from anyio.lowlevel import checkpoint
 from anyio.streams.stapled import MultiListener
-from anyio.streams.tls import TLSStream
 
-from . import _sockets
+from . import _sockets, _tls
 from ._clock import clock_of
 from ._engine import Engine
 from ._logs import Log
@@ -257,9 +256,7 @@ class Server(anyio.AsyncContextManagerMixin):
 
     async def _wrap(self, stream: ByteStream, ssl_context: ssl.SSLContext) -> ByteStream:
         with anyio.fail_after(self._broker.limits.hello_timeout):
-            return await TLSStream.wrap(
-                stream, server_side=True, ssl_context=ssl_context, standard_compatible=False
-            )
+            return await _tls.wrap(stream, ssl_context, server_side=True)
 
     async def handle(self, stream: ByteStream) -> None:
         """Serve one connection over any byte stream, and close it.

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream, SocketListener
 
+    # There is a field of the module's name.
+    _Socket = socket.socket
+
 
 @dataclass(frozen=True, slots=True)
 class Transport:
@@ -31,10 +34,19 @@ class Transport:
     :param stream: receives, and sends what has to wait
     :param socket: the same connection's, which sends what goes at once, while the stream is not
         sending. None if there is no socket, or the stream does more than to pass bytes on.
+    :param beneath: the socket that such a stream's bytes go over in the end, if it is the caller's
     """
 
     stream: ByteStream
     socket: socket.socket | None = None
+    beneath: _Socket | None = None
+
+    def cut(self) -> None:
+        """End the connection without the event loop."""
+        raw = self.socket or self.beneath
+        if raw is not None:
+            with suppress(OSError):
+                raw.shutdown(socket.SHUT_RDWR)
 
     def count_unsent(self) -> int | None:
         """Count the bytes that the operating system holds and the peer has not acknowledged.

@@ -9,10 +9,10 @@ from weakref import WeakSet
 
 from anyio.lowlevel import checkpoint
 
-from ._backend import waiter_type, wake
+from ._backend import here, waiter_type, wake
 
 if TYPE_CHECKING:
-    from ._backend import Waiter
+    from ._backend import Home, Waiter
 
 #: Events that one watcher may leave unread; older ones are forgotten. Each loss is two of them.
 _MAX_UNREAD: Final = 100
@@ -31,6 +31,8 @@ class Connected:
 @dataclass(frozen=True, slots=True)
 class Disconnected:
     """The client has no connection. It connects again, unless this is the last event.
+
+    There is another one for each new reason why it cannot have one again.
 
     :param hub: URL of the hub that it had
     :param reason: in words
@@ -56,14 +58,16 @@ ConnectionEvent = Connected | Disconnected | Reconnected
 class ConnectionEvents:
     """An async iterator of what becomes of a client's connection. Made by :meth:`Client.events`.
 
-    It ends when the client is shut down or has lost its connection for good. Of a watcher that
-    does not read the last 100 events are kept.
+    It ends when the client is shut down. Of a watcher that does not read the last 100 events are
+    kept.
     """
 
     def __init__(self, status: Status) -> None:
         self._status = status
         self._events: deque[ConnectionEvent] = deque(maxlen=_MAX_UNREAD)
         self._waiters: list[Waiter] = []
+        # Where they wait.
+        self._home: Home | None = None
         if status.current is not None:
             self._events.append(status.current)
         self._is_ended = status.is_over
@@ -73,10 +77,13 @@ class ConnectionEvents:
         return self
 
     async def __anext__(self) -> ConnectionEvent:
+        self._check_here()
         await checkpoint()
         while not self._events:
             if self._is_ended:
                 raise StopAsyncIteration
+            self._check_here()
+            self._home = here()
             waiter = waiter_type()()
             self._waiters.append(waiter)
             try:
@@ -87,15 +94,35 @@ class ConnectionEvents:
                 raise
         return self._events.popleft()
 
+    def _check_here(self) -> None:
+        """Raise if nobody could wake the caller: the client, or others who wait, are elsewhere."""
+        homes = (self._status.home, self._home if self._waiters else None)
+        for home in homes:
+            if not self._is_ended and home is not None and not home.is_here():
+                raise RuntimeError(home.advice())
+
     def take(self, event: ConnectionEvent | None) -> None:
         """Take an event; none is the end."""
         if event is None:
             self._is_ended = True
         else:
             self._events.append(event)
+        self.wake()
+
+    def wake(self) -> None:
+        """Let those who wait look again, wherever they are."""
         waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            wake(waiter)
+        if not waiters or self._home is None:
+            return
+
+        def wake_all() -> None:
+            for waiter in waiters:
+                wake(waiter)
+
+        if self._home.is_here():
+            wake_all()
+        else:
+            self._home.call(wake_all)
 
 
 class Status:
@@ -106,6 +133,8 @@ class Status:
         self.current: ConnectionEvent | None = None
         #: Whether nothing more is to come, unless the client is connected anew.
         self.is_over = False
+        #: Where the client is connected, if it is.
+        self.home: Home | None = None
         #: Weak: a watcher that nobody reads any more needs not be told.
         self.watchers: WeakSet[ConnectionEvents] = WeakSet()
 
@@ -115,13 +144,18 @@ class Status:
             watcher.take(event)
 
     def begin(self) -> None:
-        """Take it that the client is being connected, for the first time or anew."""
+        """Take it that the client is being connected here, for the first time or anew."""
         self.is_over = False
+        self.home = here()
+        for watcher in list(self.watchers):
+            # Elsewhere they would be told too late, or never: that they are told.
+            watcher.wake()
 
     def end(self) -> None:
         """End every iteration."""
         self.is_over = True
         self.current = None
+        self.home = None
         for watcher in list(self.watchers):
             watcher.take(None)
         self.watchers.clear()

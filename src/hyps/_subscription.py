@@ -119,7 +119,10 @@ class Subscription(Generic[Item]):
     def __del__(self) -> None:
         # The connection knows the inbox alone, so this runs when nobody can read or leave it.
         inbox: Inbox | None = getattr(self, "_inbox", None)
-        if inbox is not None and inbox.connection is not None and not inbox.is_ended:
+        if inbox is None or inbox.connection is None or inbox.is_ended:
+            return
+        # In a child that was forked it is the parent's.
+        if not inbox.connection.is_inherited:
             channels = ", ".join(sorted(inbox.held)[:3])
             inbox.connection.leave_soon(inbox)
             warnings.warn(
@@ -174,7 +177,7 @@ class Subscription(Generic[Item]):
 
     def _entered(self) -> Connection:
         connection = self._connection()
-        connection.check_thread()
+        connection.check_here()
         self._inbox.check_open()
         return connection
 
@@ -346,7 +349,7 @@ class Subscription(Generic[Item]):
     async def _wait(self) -> bool:
         """Wait for something to take; False if there will be nothing more."""
         connection = self._connection()
-        connection.check_thread()
+        connection.check_here()
         inbox = self._inbox
         if inbox.is_ended:
             await checkpoint()

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import ssl
 import stat
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import anyio
-from anyio.abc import SocketStream
 
 from ._errors import CannotListen, ConnectionRefused, InvalidURL
 from ._memory import dial_memory
 from ._sockets import Transport, duplicated
+from ._tls import wrap
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
 
-    from anyio.abc import ByteStream, SocketListener
+    from anyio.abc import ByteStream, SocketListener, SocketStream
 
     from .protocol import Limits
     from .protocol.wire import Wire
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 #: Where a hub listens if nobody says otherwise.
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 8787
+
+#: Shown for what may be a secret.
+_HIDDEN: Final = "***"
+_SCHEME: Final = re.compile("[a-z][a-z0-9+.-]*", re.IGNORECASE)
 
 _TCP_SCHEMES: Final = ("hyps", "hypss", "http", "https")
 
@@ -51,7 +56,7 @@ class TCPAddress:
 
     @property
     def authority(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = f"[{_encode_zone(self.host)}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
     def __str__(self) -> str:
@@ -90,7 +95,7 @@ def parse_url(url: str) -> tuple[Address, ...]:
     if not isinstance(url, str):
         raise TypeError(f"a URL must be a str, not {type(url).__name__}")
     if url != "".join(url.split()):
-        raise InvalidURL(f"bad URL {url!r}: it has blanks in it")
+        raise _bad_url(url, "it has blanks in it")
     scheme, _, rest = url.partition("://")
     if scheme.lower() in _TCP_SCHEMES:
         return tuple([_parse_tcp(url, scheme.lower(), host) for host in rest.split(",")])
@@ -98,37 +103,71 @@ def parse_url(url: str) -> tuple[Address, ...]:
     match parts.scheme:
         case "hyps+unix":
             if parts.netloc or not parts.path.startswith("/"):
-                raise InvalidURL(f"bad URL {url!r}: expected hyps+unix:///path")
+                raise _bad_url(url, "expected hyps+unix:///path")
             return (UnixAddress(unquote(parts.path)),)
         case "memory":
             return (MemoryAddress(_memory_name(url, parts)),)
     if not url:
         raise InvalidURL("the URL is empty")
     if not url.partition("://")[1]:
-        raise InvalidURL(f"bad URL {url!r}: no scheme, perhaps hyps://{url} is meant?")
-    raise InvalidURL(
-        f"bad URL {url!r}: the scheme {parts.scheme!r} is none of "
-        "hyps, hypss, hyps+unix, memory, http, https"
-    )
+        raise _bad_url(url, "no scheme, perhaps hyps:// is missing before it?")
+    raise _bad_url(url, "the scheme is none of hyps, hypss, hyps+unix, memory, http, https")
 
 
 def _split(url: str, part: str) -> SplitResult:
-    try:
+    parts: SplitResult | None = None
+    # What it raises quotes a part of the URL, which may be a secret: it is not kept as a context.
+    with suppress(ValueError):
         parts = urlsplit(part)
         parts.port  # noqa: B018 - for what it raises
-    except ValueError as error:
-        raise InvalidURL(f"bad URL {url!r}: {error}") from None
-    if parts.query or parts.fragment or parts.username is not None:
-        raise InvalidURL(f"bad URL {url!r}: it may have a host, a port or a path, and no more")
-    return parts
+        if not (parts.query or parts.fragment or parts.username is not None):
+            return parts
+    if parts is not None and "@" in part:
+        raise _bad_url(url, "it has a user or a password; the token is an argument of its own")
+    if parts is not None and (parts.query or parts.fragment):
+        raise _bad_url(url, "it may have a host, a port or a path, and no more")
+    raise _bad_url(url, "its host is none, or its port is no number from 0 to 65535")
+
+
+def _bad_url(url: str, why: str) -> InvalidURL:
+    """Make the error that a URL is, without what may be a secret in it.
+
+    That is who it is for, up to the last @; what follows a ? or #; and what stands for a port
+    and is none, as passwords do where the host was forgotten.
+    """
+    scheme, separator, rest = url.rpartition("://")
+    if not _SCHEME.fullmatch(scheme):
+        scheme, rest = "", url.removeprefix(separator)
+    rest, *more = re.split("[?#]", rest, maxsplit=1)
+    if "@" in url:
+        # Which of these the rest belongs to cannot be told.
+        rest = _HIDDEN if more else f"{_HIDDEN}@{rest.rpartition('@')[2]}"
+    elif more:
+        rest += f"?{_HIDDEN}"
+    rest = re.sub(r":(?![0-9]{0,5}(?:[,/?@]|$))[^,/\]]*(?=[,/]|$)", f":{_HIDDEN}", rest)
+    shown = f"{scheme}://{rest}" if scheme else rest
+    return InvalidURL(f"bad URL {shown!r}: {why}")
 
 
 def _parse_tcp(url: str, scheme: str, host: str) -> TCPAddress:
     parts = _split(url, f"{scheme}://{host}")
     if not parts.hostname or parts.path.strip("/"):
-        raise InvalidURL(f"bad URL {url!r}: expected {scheme}://host:port")
+        raise _bad_url(url, f"expected {scheme}://host:port")
     port = DEFAULT_PORT if parts.port is None else parts.port
-    return TCPAddress(parts.hostname, port, scheme)
+    return TCPAddress(_decode_zone(parts.hostname), port, scheme)
+
+
+def _decode_zone(host: str) -> str:
+    """Read the zone of an IPv6 address, whose % is spelled %25 in a URL (RFC 6874)."""
+    address, _, zone = host.partition("%")
+    if ":" in address and zone.startswith("25") and len(zone) > 2:
+        return f"{address}%{unquote(zone[2:])}"
+    return host
+
+
+def _encode_zone(host: str) -> str:
+    address, percent, zone = host.partition("%")
+    return f"{address}%25{quote(zone, safe='')}" if percent else host
 
 
 def name_of(addresses: Iterable[Address]) -> str:
@@ -139,7 +178,7 @@ def name_of(addresses: Iterable[Address]) -> str:
 
 def _memory_name(url: str, parts: SplitResult) -> str:
     if not parts.netloc or parts.path.strip("/"):
-        raise InvalidURL(f"bad URL {url!r}: expected memory://name")
+        raise _bad_url(url, "expected memory://name")
     return parts.netloc
 
 
@@ -154,56 +193,75 @@ def make_wire(address: Address, limits: Limits) -> Wire | None:
         from .protocol.http2 import ClientWire
     except ImportError:
         raise InvalidURL(f"{address}: HTTP/2 needs: pip install 'hyps[http2]'") from None
-    return ClientWire(address.authority, scheme=address.scheme, limits=limits)
+    # Where an address is within this machine is nothing for others (RFC 6874).
+    public = replace(address, host=address.host.partition("%")[0])
+    return ClientWire(public.authority, scheme=address.scheme, limits=limits)
 
 
 @asynccontextmanager
 async def dial(
-    address: Address, ssl_context: ssl.SSLContext | None = None
+    address: Address,
+    ssl_context: ssl.SSLContext | None = None,
+    server_hostname: str | None = None,
 ) -> AsyncIterator[Transport]:
     """Connect. How long that may take is for the caller to say.
 
     :param ssl_context: for TLS; None trusts whom the system trusts
+    :param server_hostname: for TLS; the name that the certificate is for, if it is not the host's
     :raises ConnectionRefused: if there is nobody
     """
     # The pump closes the stream: it knows when a goodbye has had its time.
     if isinstance(address, MemoryAddress):
-        async with dial_memory(address.name) as memory_stream:
+        async with dial_memory(address.name) as memory_stream, _closing_failures(memory_stream):
             yield Transport(memory_stream)
         return
-    stream = await _connect(address, ssl_context)
-    if isinstance(stream, SocketStream):
-        with duplicated(stream) as transport:
+    with duplicated(await _connect(address)) as transport:
+        if isinstance(address, TCPAddress) and address.tls:
+            name = server_hostname or address.host
+            transport = await _begin_tls(address, transport, ssl_context, name)
+        async with _closing_failures(transport.stream):
             yield transport
-    else:
-        yield Transport(stream)
 
 
-async def _connect(
-    address: TCPAddress | UnixAddress, ssl_context: ssl.SSLContext | None
-) -> ByteStream:
+@asynccontextmanager
+async def _closing_failures(stream: ByteStream) -> AsyncIterator[None]:
+    """Close a stream if there may be no pump that does."""
+    try:
+        yield
+    except BaseException:
+        await anyio.aclose_forcefully(stream)
+        raise
+
+
+async def _connect(address: TCPAddress | UnixAddress) -> SocketStream:
     try:
         if isinstance(address, UnixAddress):
             return await anyio.connect_unix(address.path)
-        if not address.tls:
-            return await anyio.connect_tcp(address.host, address.port)
-        if ssl_context is None and address.is_http:
-            ssl_context = ssl.create_default_context()
-            ssl_context.set_alpn_protocols(["h2"])
-        return await anyio.connect_tcp(
-            address.host,
-            address.port,
-            tls=True,
-            ssl_context=ssl_context,
-            # The closing handshake adds nothing to ACKs.
-            tls_standard_compatible=False,
-        )
+        return await anyio.connect_tcp(address.host, address.port)
     except UnicodeError as error:
         raise ConnectionRefused(f"no hub at {address}: that is no name of a host") from error
     except OSError as error:
         raise ConnectionRefused(f"no hub at {address}: {_reason(error)}") from error
+
+
+async def _begin_tls(
+    address: TCPAddress, transport: Transport, ssl_context: ssl.SSLContext | None, name: str
+) -> Transport:
+    if ssl_context is None:
+        ssl_context = ssl.create_default_context()
+        if address.is_http:
+            ssl_context.set_alpn_protocols(["h2"])
+    try:
+        try:
+            stream = await wrap(transport.stream, ssl_context, server_hostname=name)
+        except BaseException:
+            await anyio.aclose_forcefully(transport.stream)
+            raise
+    except OSError as error:
+        raise ConnectionRefused(f"no hub at {address}: {_reason(error)}") from error
     except (anyio.BrokenResourceError, anyio.EndOfStream) as error:
         raise ConnectionRefused(f"no hub at {address}: the TLS handshake failed") from error
+    return Transport(stream, beneath=transport.socket)
 
 
 async def listen(

@@ -351,23 +351,3 @@ async def test_a_client_without_a_connection_does_not_warn(
         await forget(server.urls[0])
         gc.collect()
     assert [str(one.message) for one in caught if NEVER_SHUT_DOWN in str(one.message)] == []
-
-
-async def test_another_thread_is_told_so(client: hyps.Client) -> None:
-    async with client.subscribe("a") as subscription:
-
-        def use(call: Callable[[], Awaitable[object]]) -> None:
-            with pytest.raises(RuntimeError, match="from_thread"):
-                anyio.run(call)
-
-        calls: list[Callable[[], Awaitable[object]]] = [
-            lambda: client.publish("a", b""),
-            client.flush,
-            client.connect,
-            subscription.receive,
-            lambda: subscription.subscribe("b"),
-        ]
-        for call in calls:
-            await anyio.to_thread.run_sync(use, call)
-        await client.publish("a", b"1")
-        assert await take_data(subscription, 1) == [b"1"]

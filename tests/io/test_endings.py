@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import logging
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 
 import hyps
-from hyps.protocol import Kind
 
 from .helpers import (
     READERS,
@@ -20,14 +19,13 @@ from .helpers import (
     let_others_run,
     memory_client,
     numbered,
-    reason_of_loss,
     take_data,
     wait_until,
 )
-from .peers import connected_to_script, frame
+from .peers import connected_to_script, scripted_hub
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
     from typing import TypeAlias
 
     from .helpers import Read
@@ -38,8 +36,36 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 
-#: An open session's end after which there is no connecting again.
-LOSS_FOR_GOOD = frame(Kind.ERROR, code="auth", message="a test")
+@asynccontextmanager
+async def subscribed(
+    channel: str,
+) -> AsyncIterator[tuple[Peer, hyps.Subscription, Callable[[], Awaitable[None]]]]:
+    """Subscribe a channel at a scripted hub.
+
+    Gives the hub's end, the subscription, and what ends it: the client comes back, and the channel
+    is refused.
+    """
+    async with scripted_hub() as hub:
+        client = hyps.connect(hub.url, reconnect_max_delay=0.001)
+        async with anyio.create_task_group() as tasks:
+            opening = begin(tasks, client.connect)
+            session = await hub.accept()
+            await session.welcome()
+            await opening.get()
+        subscription = await session.enter(client.subscribe(channel), channel)
+
+        async def refuse() -> None:
+            await session.reset()
+            again = await hub.accept()
+            await again.welcome()
+            await again.grant(channel, answer=b"d")
+            await wait_until(lambda: not subscription.channels)
+
+        try:
+            yield session, subscription, refuse
+        finally:
+            await hub.close()
+            await client.shutdown()
 
 
 async def iterate_by_receive(subscription: hyps.Subscription) -> list[bytes]:
@@ -90,30 +116,31 @@ async def test_after_shutdown_what_is_buffered_comes_first(iterate: Drain) -> No
 
 
 @pytest.mark.parametrize("iterate", DRAINS)
-async def test_after_a_loss_for_good_what_is_buffered_comes_first(iterate: Drain) -> None:
-    async with connected_to_script() as (client, session):
-        subscription = await session.enter(client.subscribe("foo_ch"), "foo_ch")
+async def test_after_a_refusal_what_is_buffered_comes_first(iterate: Drain) -> None:
+    async with subscribed("foo_ch") as (session, subscription, refuse):
         await session.deliver("foo_ch", b"0", b"1", b"2")
-        await session.send(LOSS_FOR_GOOD)
-        await wait_until(lambda: not client.connected)
-        assert await take_data(subscription, 3) == [b"0", b"1", b"2"]
+        assert await take_data(subscription, 1) == [b"0"]
+        await refuse()
+        assert await take_data(subscription, 2) == [b"1", b"2"]
         # Each time.
         for _ in range(3):
-            with pytest.raises(hyps.AuthenticationFailed):
+            with pytest.raises(hyps.PermissionDenied):
                 await iterate(subscription)
 
 
 @pytest.mark.parametrize("read", READERS)
-async def test_a_waiting_reader_is_told_of_a_loss_for_good_each_time(read: Read) -> None:
-    async with connected_to_script() as (client, session), anyio.create_task_group() as tasks:
-        subscription = await session.enter(client.subscribe("foo_ch"), "foo_ch")
+async def test_a_waiting_reader_is_told_of_a_refusal_each_time(read: Read) -> None:
+    async with (
+        subscribed("foo_ch") as (_, subscription, refuse),
+        anyio.create_task_group() as tasks,
+    ):
         reading = begin(tasks, read, subscription)
         await let_others_run()
-        await session.send(LOSS_FOR_GOOD)
-        with pytest.raises(hyps.AuthenticationFailed):
+        await refuse()
+        with pytest.raises(hyps.PermissionDenied):
             await reading.get()
         for _ in range(2):
-            with pytest.raises(hyps.AuthenticationFailed):
+            with pytest.raises(hyps.PermissionDenied):
                 await read(subscription)
 
 
@@ -152,14 +179,11 @@ async def test_changing_channels_after_the_users_own_exit() -> None:
                 await change("bar_ch")
 
 
-async def test_changing_channels_after_a_loss_for_good() -> None:
-    async with connected_to_script() as (client, session):
-        subscription = await session.enter(client.subscribe("foo_ch"), "foo_ch")
-        await session.send(LOSS_FOR_GOOD)
-        await wait_until(lambda: not client.connected)
-        assert subscription.channels == frozenset()
+async def test_changing_channels_after_a_refusal() -> None:
+    async with subscribed("foo_ch") as (_, subscription, refuse):
+        await refuse()
         for change in (subscription.subscribe, subscription.unsubscribe):
-            with pytest.raises(hyps.AuthenticationFailed):
+            with pytest.raises(hyps.PermissionDenied):
                 await change("bar_ch")
         # Leaving is harmless.
         await subscription.__aexit__(None, None, None)
@@ -215,28 +239,6 @@ async def test_what_arrives_while_the_client_shuts_down_is_nobodys() -> None:
         assert subscription.missed == 0
 
 
-class Defect(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        raise RuntimeError("a defect")
-
-
-async def test_a_filter_of_the_log_that_raises_changes_nothing() -> None:
-    logger = logging.getLogger("hyps.client")
-    defect = Defect()
-    logger.addFilter(defect)
-    try:
-        async with connected_to_script() as (client, session):
-            subscription = await session.enter(client.subscribe("a"), "a")
-            # This is logged, at the latest when the connection has ended.
-            await session.gap("a", b"script:3")
-            await session.deliver("a", b"3")
-            assert await take_data(subscription, 1) == [b"3"]
-            await session.reset()
-            await reason_of_loss(client)
-    finally:
-        logger.removeFilter(defect)
-
-
 # Exceptions
 
 
@@ -273,14 +275,13 @@ async def test_a_users_exception_comes_out_of_a_client_in_memory(error: BaseExce
     assert caught.value is error
 
 
-async def test_a_loss_comes_out_of_the_body_and_not_as_a_group() -> None:
+async def test_a_refusal_comes_out_of_the_body_and_not_as_a_group() -> None:
     async def iterate() -> None:
-        async with connected_to_script() as (client, session):
-            subscription = await session.enter(client.subscribe("a"), "a")
-            await session.send(LOSS_FOR_GOOD)
+        async with subscribed("a") as (_, subscription, refuse):
+            await refuse()
             await drain(subscription)
 
-    with pytest.raises(hyps.AuthenticationFailed):
+    with pytest.raises(hyps.PermissionDenied):
         await iterate()
 
 

@@ -320,28 +320,96 @@ async def test_how_long_a_hub_asks_to_stay_away_is_bounded() -> None:
         await wait_until(lambda: client.connected)
 
 
-async def test_authentication_that_is_refused_is_final() -> None:
+@pytest.mark.parametrize("code", ["auth", "version"])
+async def test_a_token_or_a_version_that_is_refused_later_is_tried_again(
+    code: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async with scripted_hub() as hub, connected(hub, "a") as (client, session, subscription):
         events = client.events()
         await session.reset()
-        await reason_of_loss(client)
+        await wait_until(lambda: not client.connected)
         async with anyio.create_task_group() as tasks:
             publishing = begin(tasks, client.publish, "a", b"")
+            for _ in range(3):
+                session = await hub.accept()
+                await session.expect(Kind.HELLO)
+                await session.send(frame(Kind.ERROR, code=code, message="not now"))
+                await session.stream.aclose()
             session = await hub.accept()
-            await session.expect(Kind.HELLO)
-            await session.send(frame(Kind.ERROR, code="auth", message="not any more"))
-            with pytest.raises(hyps.AuthenticationFailed, match="not any more"):
+            await wait_until(lambda: "not now" in repr(client))
+            await session.welcome()
+            await session.grant("a")
+            assert await session.answer_publish(b"k") == [b""]
+            await publishing.get()
+        assert subscription.channels == {"a"}
+        seen = [await anext(events) for _ in range(4)]
+        assert [type(event) for event in seen] == [
+            Connected,
+            Disconnected,
+            Disconnected,
+            Reconnected,
+        ]
+        assert isinstance(seen[2], Disconnected)
+        assert f"refused ({code}): not now" in seen[2].reason
+        assert "not now" not in repr(client)
+        # Once, and not at each attempt.
+        assert ["not now" in line for line in warned(caplog, "hyps.client")] == [False, True]
+
+
+async def test_a_token_that_is_refused_while_connected_costs_the_connection() -> None:
+    async with scripted_hub() as hub, connected(hub, "a") as (client, session, subscription):
+        async with anyio.create_task_group() as tasks:
+            publishing = begin(tasks, client.publish, "a", b"")
+            await session.expect(Kind.PUBLISH)
+            await session.send(frame(Kind.ERROR, code="auth", message="revoked"))
+            # The outcome is unknown, as with every loss.
+            with pytest.raises(hyps.ConnectionLost, match="revoked"):
                 await publishing.get()
-        for _ in range(2):
-            with pytest.raises(hyps.AuthenticationFailed, match="not any more"):
-                await subscription.receive()
-            with pytest.raises(hyps.AuthenticationFailed, match="not any more"):
-                client.publish_nowait("a", b"")
-        # The last event says why, and the iteration ends.
-        seen = [event async for event in events]
-        assert [type(event) for event in seen] == [Connected, Disconnected, Disconnected]
-        assert isinstance(seen[-1], Disconnected)
-        assert "not any more" in seen[-1].reason
+        session = await hub.accept()
+        await session.welcome()
+        await session.grant("a")
+        await wait_until(lambda: client.connected)
+        assert subscription.channels == {"a"}
+
+
+async def test_why_there_is_no_connection_again_is_told_once_for_each_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with MemoryHub() as hub:
+        async with hyps.connect(hub.url, reconnect_max_delay=0.001) as client:
+            hub.cut()
+            await wait_until(lambda: "cut off" in repr(client))
+            await let_others_run(500)
+            # Who comes later sees the last reason.
+            assert await anext(client.events()) == Disconnected(
+                hub.url, f"no hub at {hub.url}: it is cut off"
+            )
+            hub.restore()
+            await wait_until(lambda: client.connected)
+            assert repr(client) == f"<hyps.Client of {hub.url}, connected>"
+            hub.cut()
+            await wait_until(lambda: "cut off" in repr(client))
+        assert repr(client) == (
+            f"<hyps.Client of {hub.url}, not connected: the client was shut down>"
+        )
+    told = [line for line in warned(caplog, "hyps.client") if "cannot connect again" in line]
+    # Once for each loss.
+    assert told == [f"cannot connect again: no hub at {hub.url}: it is cut off; trying on"] * 2
+
+
+async def test_a_shutdown_does_not_say_that_it_connects_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with (
+        scripted_hub() as hub,
+        connected(hub) as (client, session, _),
+        anyio.create_task_group() as tasks,
+    ):
+        closing = begin(tasks, client.shutdown)
+        await session.expect_end()
+        await session.reset()
+        await closing.get()
+    assert warned(caplog, "hyps.client") == []
 
 
 async def test_shut_down_while_it_connects_again() -> None:

@@ -12,7 +12,7 @@ import trustme
 import hyps
 from hyps.protocol import PREFACE, Kind
 
-from .helpers import PATIENCE, port_of, reason_of_loss
+from .helpers import PATIENCE, port_of, reason_of_loss, warned
 from .peers import Peer
 
 if TYPE_CHECKING:
@@ -128,6 +128,62 @@ async def test_a_context_is_for_tls(client_context: ssl.SSLContext) -> None:
     for url in ("hyps://127.0.0.1", "hyps+unix:///hub.sock", "memory://name"):
         with pytest.raises(ValueError, match="hypss"):
             hyps.connect(url, ssl_context=client_context)
+
+
+async def test_the_certificate_is_for_another_name_than_the_url_has(
+    authority: trustme.CA, client_context: ssl.SSLContext
+) -> None:
+    asked: list[str] = []
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("hub.example").configure_cert(context)
+    context.sni_callback = lambda _tls, name, _context: asked.append(name)
+    async with hyps.Server(port=0, ssl_context=context) as server:
+        (url,) = server.urls
+        with pytest.raises(hyps.ConnectionRefused, match=r"TLS: .*(mismatch|not valid)"):
+            await hyps.connect(url, ssl_context=client_context).connect()
+        for name in ("hub.example", "HUB.example"):
+            async with hyps.connect(
+                url, ssl_context=client_context, server_hostname=name
+            ) as client:
+                await client.publish("a", b"")
+        other = hyps.connect(url, ssl_context=client_context, server_hostname="other.example")
+        with pytest.raises(hyps.ConnectionRefused, match=r"TLS: .*mismatch"):
+            await other.connect()
+    assert [name.lower() for name in asked if name] == ["hub.example"] * 2 + ["other.example"]
+
+
+async def test_a_name_for_the_certificate_is_for_tls() -> None:
+    for url in ("hyps://127.0.0.1", "http://127.0.0.1", "hyps+unix:///hub.sock", "memory://name"):
+        with pytest.raises(ValueError, match="server_hostname is for hypss"):
+            hyps.connect(url, server_hostname="hub.example")
+    for name in ("", ".example", "hub example", "hub\0.example"):
+        with pytest.raises(ValueError, match="no name of a host"):
+            hyps.connect("hypss://127.0.0.1", server_hostname=name)
+
+
+async def test_a_hub_whose_certificate_does_not_do_any_more_is_told(
+    authority: trustme.CA, client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    limits = hyps.Limits(close_timeout=0.1)
+    async with hyps.Server(port=0, ssl_context=context, limits=limits) as server:
+        url = server.urls[0]
+        client = hyps.connect(url, ssl_context=client_context, reconnect_max_delay=0.01)
+        await client.connect()
+    events = client.events()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("another.example").configure_cert(context)
+    async with hyps.Server(port=int(url.rpartition(":")[2]), ssl_context=context, limits=limits):
+        with anyio.fail_after(PATIENCE):
+            async for event in events:
+                if isinstance(event, hyps.Disconnected) and "certificate" in event.reason:
+                    break
+        assert "not connected: no hub at" in repr(client)
+        await client.shutdown()
+    told = [line for line in warned(caplog, "hyps.client") if "certificate" in line]
+    assert len(told) == 1
+    assert told[0].startswith("cannot connect again: ")
 
 
 async def test_a_client_that_was_refused_and_has_left_is_not_waited_for(

@@ -6,6 +6,8 @@ import gc
 import os
 import socket
 import stat
+import sys
+import traceback
 import weakref
 from typing import TYPE_CHECKING
 
@@ -64,6 +66,9 @@ GOOD_URLS = {
     "hyps://localhost:8787": "hyps://localhost:8787",
     "HYPS://LOCALHOST": "hyps://localhost:8787",
     "hyps://[::1]:8787": "hyps://[::1]:8787",
+    "hyps://[fe80::1%25eth0]:8787": "hyps://[fe80::1%25eth0]:8787",
+    "hyps://[fe80::1%eth0]:8787": "hyps://[fe80::1%25eth0]:8787",
+    "hyps://[fe80::1%2525]:8787": "hyps://[fe80::1%2525]:8787",
     "hyps+unix:///a/path.sock": "hyps+unix:///a/path.sock",
     "memory://name": "memory://name",
     "memory://Name": "memory://Name",
@@ -73,6 +78,78 @@ GOOD_URLS = {
 @pytest.mark.parametrize(("url", "meaning"), GOOD_URLS.items())
 def test_good_url(url: str, meaning: str) -> None:
     assert f"of {meaning}," in repr(hyps.connect(url))
+
+
+@pytest.mark.parametrize("url", GOOD_URLS.values())
+def test_what_a_url_is_shown_as_can_be_read_again(url: str) -> None:
+    assert f"of {url}," in repr(hyps.connect(url))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "hyps://user:s3cr3t@127.0.0.1:8787",
+        "hyps://s3cr3t@127.0.0.1:8787",
+        "hyps://:s3cr3t@127.0.0.1:8787",
+        "hyps://user:s3cr3t/s3cr3t@127.0.0.1:8787",
+        "hyps://user:s3cr3t@s3cr3t@127.0.0.1:8787",
+        "hyps://user:s3cr3t,s3cr3t@127.0.0.1:8787",
+        "hyps://user:s3cr3t?s3cr3t@127.0.0.1:8787",
+        "hyps://user:s3cr3t#s3cr3t@127.0.0.1:8787",
+        "hyps://user:s3cr3t s3cr3t@127.0.0.1:8787",
+        "hyps://user:s3cr3t[s3cr3t@127.0.0.1:8787",
+        "hyps://user:s3cr3t]s3cr3t@127.0.0.1:8787",
+        "hyps://user:s3cr3t\u2100@127.0.0.1:8787",
+        "hyps://user:pass://s3cr3t@127.0.0.1:8787",
+        "hyps://user:s3cr3t@one:1,user:s3cr3t@two:2",
+        "hyps://one:1,user:s3cr3t@two:2",
+        "hyps://user:s3cr3t@one:1,two:2",
+        "hyps://user:s3cr3t@",
+        "hyps://user:s3cr3t",
+        "hyps://user:s3cr3t/",
+        "hyps://127.0.0.1:8787?token=s3cr3t",
+        "hyps://127.0.0.1:8787/?token=s3cr3t@s3cr3t",
+        "hyps://127.0.0.1:8787#s3cr3t",
+        "redis://:s3cr3t@127.0.0.1",
+        "memory://user:s3cr3t@name",
+        "memory://name?s3cr3t",
+        "hyps+unix://user:s3cr3t@host/path",
+        "user:s3cr3t@127.0.0.1:8787",
+        "s3cr3t@127.0.0.1",
+        "//user:s3cr3t@127.0.0.1",
+        "user:s3cr3t",
+    ],
+)
+def test_a_bad_url_is_shown_without_what_may_be_a_secret(url: str) -> None:
+    with pytest.raises(hyps.InvalidURL, match="bad URL") as caught:
+        hyps.connect(url)
+    assert "s3cr3t" not in "".join(traceback.format_exception(caught.value, chain=False)[-1:])
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert "s3cr3t" not in str(error)
+        error = error.__cause__ or error.__context__
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:pw@127.0.0.1:6379", "redis://***@127.0.0.1:6379"),
+        ("hyps://127.0.0.1:8787/path", "hyps://127.0.0.1:8787/path"),
+        ("hyps://[::1]:8787/path", "hyps://[::1]:8787/path"),
+        ("hyps://127.0.0.1:65536", "hyps://127.0.0.1:65536"),
+        ("127.0.0.1:8787", "127.0.0.1:8787"),
+    ],
+)
+def test_what_is_left_of_a_bad_url_helps(url: str, shown: str) -> None:
+    with pytest.raises(hyps.InvalidURL) as caught:
+        hyps.connect(url)
+    assert f"bad URL {shown!r}: " in str(caught.value)
+
+
+def test_the_token_is_shown_by_nothing() -> None:
+    client = hyps.connect("memory://name", token="s3cr3t")
+    assert "s3cr3t" not in repr(client)
+    assert "s3cr3t" not in repr(vars(client))
 
 
 # TCP
@@ -128,6 +205,10 @@ async def test_tcp_version_6() -> None:
     async with hyps.Server("::1", 0) as server, hyps.connect(server.urls[0]) as client:
         assert server.urls == (f"hyps://[::1]:{port_of(server)}",)
         await client.publish("foo_ch", b"")
+        if sys.platform == "linux":
+            # Its loopback interface is the first. In a URL its % is spelled %25.
+            async with hyps.connect(f"hyps://[::1%251]:{port_of(server)}") as zoned:
+                await zoned.publish("foo_ch", b"")
 
 
 # Unix sockets

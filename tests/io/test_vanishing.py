@@ -55,14 +55,19 @@ async def test_a_client_vanishes_within_a_frame(
 @pytest.mark.parametrize("data", [b"", PREFACE[:3], PREFACE, OPENING[:-1]])
 @pytest.mark.parametrize("vanish", [vanish_by_eof, vanish_by_reset])
 async def test_a_client_vanishes_before_it_has_opened(
-    server: hyps.Server, vanish: Vanish, data: bytes
+    server: hyps.Server, caplog: pytest.LogCaptureFixture, vanish: Vanish, data: bytes
 ) -> None:
+    caplog.set_level("DEBUG", "hyps.server")
+
+    def lines(end: str) -> int:
+        return sum(one.getMessage().endswith(end) for one in caplog.records)
+
     async with healthy_neighbours(server), await connect_raw(server.urls[0]) as raw:
-        await wait_until(lambda: len(server.broker.sessions) == 3)
+        await wait_until(lambda: lines("connected") == 3)
         if data:
             await raw.send(data)
         await vanish(raw)
-        await wait_until(lambda: len(server.broker.sessions) == 2)
+        await wait_until(lambda: lines("ended") == 1)
 
 
 async def test_nothing_is_kept_until_a_heartbeat_would_have_been_due() -> None:

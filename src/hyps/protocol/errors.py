@@ -58,5 +58,5 @@ class ErrorCode:
     LIMIT = "limit"
     INTERNAL = "internal"
 
-    #: Trying again cannot help.
+    #: Trying again cannot help, unless it was right before.
     FINAL = frozenset({AUTH, VERSION})

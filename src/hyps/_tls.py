@@ -1,0 +1,173 @@
+"""TLS over a byte stream, such that only who sends sends.
+
+TLS has something to say of its own: a peer that changes its keys may ask for ours to be changed
+(KeyUpdate). AnyIO's stream answers while it receives, so at a time at which somebody else may be
+sending. And whoever receives must not wait until the peer reads: two that wait for each other
+would wait for ever. So here it is left to the sender, who is told.
+"""
+
+from __future__ import annotations
+
+import ssl
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import anyio
+from anyio import to_thread
+from anyio.abc import ByteStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+#: As much as a record of TLS has at most, and some.
+_READ_SIZE: Final = 65_536
+
+#: Bytes that TLS itself may have to say to a peer that does not read. An answer has some thirty.
+_MAX_PENDING: Final = 65_536
+
+
+class TLSStream(ByteStream):
+    """A byte stream over another one. One task may send, and one receive.
+
+    It has no half-close, and its end has no handshake: what Hyps says at the end says more.
+    """
+
+    def __init__(
+        self,
+        stream: ByteStream,
+        tls: ssl.SSLObject,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+    ) -> None:
+        self._stream = stream
+        self._tls = tls
+        self._incoming = incoming
+        self._outgoing = outgoing
+        #: Called when there is something to send that the peer's TLS has asked for.
+        self.on_pending: Callable[[], None] = lambda: None
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether :meth:`send` has something to send, if only ``b""``."""
+        return bool(self._outgoing.pending)
+
+    async def handshake(self) -> None:
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._flush()
+                await self._fill()
+            except ssl.SSLEOFError:
+                raise anyio.EndOfStream from None
+            except ssl.SSLError:
+                # There is an alert that says why.
+                with suppress(anyio.BrokenResourceError, OSError):
+                    await self._flush()
+                raise
+            else:
+                await self._flush()
+                return
+
+    async def receive(self, max_bytes: int = _READ_SIZE) -> bytes:
+        while True:
+            try:
+                data = self._tls.read(max_bytes)
+            except ssl.SSLWantReadError:
+                if self._outgoing.pending:
+                    self._on_pending()
+                await self._fill()
+            except ssl.SSLEOFError:
+                break
+            except ssl.SSLError as error:
+                if "UNEXPECTED_EOF_WHILE_READING" in str(error):
+                    break
+                raise
+            else:
+                if data:
+                    return data
+                break
+        raise anyio.EndOfStream
+
+    async def send(self, item: bytes) -> None:
+        rest = memoryview(item)
+        try:
+            while rest:
+                rest = rest[self._tls.write(rest) :]
+        except ssl.SSLWantReadError:
+            raise anyio.BrokenResourceError("the peer wants another handshake") from None
+        await self._flush()
+
+    async def send_eof(self) -> None:
+        raise NotImplementedError("TLS has no half-close here")
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        return self._stream.extra_attributes
+
+    def _on_pending(self) -> None:
+        if self._outgoing.pending > _MAX_PENDING:
+            raise anyio.BrokenResourceError("the peer changes keys all the time and does not read")
+        self.on_pending()
+
+    async def _flush(self) -> None:
+        if self._outgoing.pending:
+            await self._stream.send(self._outgoing.read())
+
+    async def _fill(self) -> None:
+        try:
+            self._incoming.write(await self._stream.receive(_READ_SIZE))
+        except anyio.EndOfStream:
+            self._incoming.write_eof()
+
+
+async def wrap(
+    stream: ByteStream,
+    context: ssl.SSLContext,
+    *,
+    server_side: bool = False,
+    server_hostname: str | None = None,
+) -> TLSStream:
+    """Begin TLS. If that fails the stream is left to the caller, to be closed.
+
+    :param stream: what goes below it
+    :param server_side: this is the end with the port
+    :param server_hostname: whom the other end's certificate must be for
+    :raises ssl.SSLError: if the handshake fails
+    """
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    name = None if server_hostname is None else _ascii(server_hostname)
+
+    def begin() -> ssl.SSLObject:
+        return context.wrap_bio(incoming, outgoing, server_side, name)
+
+    # Contexts that ask the operating system for whom it trusts may do so here.
+    tls = begin() if type(context) is ssl.SSLContext else await to_thread.run_sync(begin)
+    wrapped = TLSStream(stream, tls, incoming, outgoing)
+    await wrapped.handshake()
+    return wrapped
+
+
+def check_hostname(name: str) -> None:
+    """Raise if this cannot be the name of a host.
+
+    :raises ValueError: if so
+    """
+    if not name or name.startswith(".") or name != "".join(name.split()) or "\0" in name:
+        raise ValueError(f"server_hostname is no name of a host: {name!r}")
+    _ascii(name)
+
+
+def _ascii(name: str) -> str:
+    """Spell a name as certificates do, and as AnyIO resolves it."""
+    if name.isascii():
+        # Where it is within this machine stands in no certificate.
+        return name.partition("%")[0]
+    # AnyIO needs it too. That of the standard library is older, and differs for some letters.
+    import idna
+
+    return idna.encode(name, uts46=True).decode()
