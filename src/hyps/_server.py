@@ -154,6 +154,8 @@ class Server(anyio.AsyncContextManagerMixin):
 
     async def _keep_house(self) -> None:
         """Let the broker do what is nobody's: forget channels, and other work in slices."""
+        # Nobody tells when the first channel is left that is to be forgotten.
+        longest = min(self._broker.limits.keep_time, _TELL_OMITTED)
         while True:
             self._chore = anyio.Event()
             now = anyio.current_time()
@@ -162,12 +164,12 @@ class Server(anyio.AsyncContextManagerMixin):
             except Exception:
                 # A defect of the hub. It must not end the sessions.
                 self._log.exception("internal error")
-                delay = _TELL_OMITTED
+                delay = longest
             self._log.tell_omitted()
             if delay <= 0:
                 await checkpoint()
             else:
-                with anyio.move_on_after(min(delay, _TELL_OMITTED)):
+                with anyio.move_on_after(min(delay, longest)):
                     await self._chore.wait()
 
     def _bound_address(self, listener: SocketListener) -> TCPAddress | UnixAddress:

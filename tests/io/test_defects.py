@@ -186,10 +186,11 @@ async def test_a_shutdown_ends_whatever_fails(
 ) -> None:
     client = hyps.connect(hub.url, reconnect_max_delay=0.01)
     await client.connect()
-    await client.subscribe("a").__aenter__()
+    subscription = await client.subscribe("a").__aenter__()
     with monkeypatch.context() as broken, anyio.fail_after(10):
         broken.setattr(owner, name, failing(getattr(owner, name), Defect))
         await client.shutdown()
+    await subscription.__aexit__(None, None, None)
     assert not client.connected
     async with client:
         await client.publish("a", b"")

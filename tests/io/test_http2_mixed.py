@@ -241,7 +241,7 @@ async def test_a_session_of_each_wire_is_logged(caplog: pytest.LogCaptureFixture
             pass
         await wait_until(lambda: not server.broker.sessions)
     texts = logged(caplog, "hyps.server", logging.DEBUG)
-    assert any(f"client 'hyps-py/{hyps.__version__}'" in text for text in texts)
+    assert any(f"client hyps-py/{hyps.__version__}" in text for text in texts)
     assert texts[-1].endswith("ended")
     assert not warned(caplog, "hyps.server")
 
@@ -250,27 +250,23 @@ async def test_what_is_refused_over_http2_is_logged_once_for_each_session_and_co
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Clients of Hyps for Nim do not look at the codes."""
-    limits = Limits(max_message=10, max_channel=4, max_channels=1)
+    limits = Limits(max_message=10, max_channel=4)
     async with hyps.Server(port=0, limits=limits) as server:
-        for count in (3, 6):
+        for count in (2, 4):
             async with hyps.connect(http_url(server.urls[0])) as client, client.subscribe("a"):
                 for _ in range(3):
                     with pytest.raises(hyps.MessageTooLarge):
                         await client.publish("a", bytes(11))
                     with pytest.raises(hyps.InvalidChannel):
                         await client.publish("abcde", b"")
-                    with pytest.raises(hyps.PermissionDenied):
-                        async with client.subscribe("b"):
-                            pass
                 await client.publish("a", b"1")
             assert len(warned(caplog, "hyps.server")) == count
         async with hyps.connect(server.urls[0]) as client:
-            with pytest.raises(hyps.PermissionDenied):
-                async with client.subscribe("a", "b"):
-                    pass
+            with pytest.raises(hyps.MessageTooLarge):
+                await client.publish("a", bytes(11))
     lines = warned(caplog, "hyps.server")
-    assert len(lines) == 6
-    for line, code in zip(lines, "snd" * 2, strict=True):
+    assert len(lines) == 4
+    for line, code in zip(lines, "sn" * 2, strict=True):
         assert f"{code!r}: " in line
         assert "a record was refused" in line
 

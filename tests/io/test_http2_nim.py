@@ -411,8 +411,8 @@ async def test_too_large_a_message_is_a_gap_and_costs_no_connection(
         ]
         assert subscription.missed == 1
         assert client.connected
-        [line] = warned(caplog, "hyps.client")
-        assert "this client's own Limits.max_message" in line
-        assert "1 message in 1 channel" in line
         with pytest.raises(hyps.MessageTooLarge, match=r"own Limits\.max_message"):
             await client.publish("foo_ch", bytes(1_001))
+    [line] = warned(caplog, "hyps.client")
+    assert "this client's own Limits.max_message" in line
+    assert "1 message in 1 gap" in line
