@@ -87,10 +87,8 @@ class _Reminder:
         self._call = call
         self.is_over = False
 
-    def flush(self) -> None:
-        """Have nothing to send."""
-
     async def tick(self) -> None:
+        """Call it; called by the engine."""
         self.is_over = True
         self._call()
 

@@ -30,7 +30,7 @@ _Endpoint = TypeVar("_Endpoint", ClientProtocol, ServerProtocol)
 _BROKEN: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 
 
-def _ignore(event: object) -> None:
+def _ignore(event: object = None) -> None:
     pass
 
 
@@ -156,6 +156,8 @@ class Pump(Generic[_Endpoint]):
             self.protocol.discard()
             self._on_event = _ignore
             self._on_violation = self._on_sent = None
+            if isinstance(self._transport.stream, TLSStream):
+                self._transport.stream.on_pending = _ignore
             with anyio.move_on_after(self.protocol.limits.close_timeout, shield=True):
                 await anyio.aclose_forcefully(self._transport.stream)
         if self._failure is not None:

@@ -56,8 +56,13 @@ def test_sub_connects_again_and_tells_what_it_missed(backend: str) -> None:
             assert "connecting again" in sub.read_line(sub.process.stderr)
             with running("serve", "--port", port) as hub_again:
                 hub_again.read_line(hub_again.process.stdout)
-                assert "an unknown number of messages in 1 " in sub.read_line(sub.process.stderr)
-                assert sub.read_line(sub.process.stderr) == f"connected to the hub at {url} again\n"
+                told = [sub.read_line(sub.process.stderr)]
+                # Why it could not connect meanwhile, once for each reason.
+                while "again: " in told[-1]:
+                    told.append(sub.read_line(sub.process.stderr))
+                told.append(sub.read_line(sub.process.stderr))
+                assert any("an unknown number of messages in 1 gap" in line for line in told)
+                assert f"connected to the hub at {url} again\n" in told
                 assert run("pub", "news", "hello", "--url", url)[0] == 0
                 assert sub.end() == (0, "news: hello\n", "")
 
@@ -258,7 +263,8 @@ def test_a_port_that_kubernetes_sets_is_none(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("HYPS_PORT", "many")
     code, _, err = run("serve")
     assert code == 2
-    assert "HYPS_PORT" in err
+    # Click names the variable, too, from 8.2 on.
+    assert "'many' is not a valid" in err
 
 
 def test_a_hub_may_have_as_many_files_as_the_system_allows() -> None:
@@ -348,7 +354,7 @@ def test_unix_socket_in_use(socket_folder: Path) -> None:
         ("hyps+unix:///no/such/socket", ("no such file",)),
         ("hyps://127.0.0.1:99999", ("bad URL",)),
         ("redis://127.0.0.1", ("bad URL", "redis")),
-        ("localhost:8787", ("bad URL", "hyps://localhost:8787")),
+        ("localhost:8787", ("bad URL", "localhost:8787", "hyps://")),
         ("memory://name", ("memory",)),
     ],
 )

@@ -413,6 +413,6 @@ async def test_too_large_a_message_is_a_gap_and_costs_no_connection(
         assert client.connected
         with pytest.raises(hyps.MessageTooLarge, match=r"own Limits\.max_message"):
             await client.publish("foo_ch", bytes(1_001))
-    [line] = warned(caplog, "hyps.client")
-    assert "this client's own Limits.max_message" in line
+    [line] = [line for line in warned(caplog, "hyps.client") if "Limits.max_message" in line]
+    assert "this client's own" in line
     assert "1 message in 1 gap" in line
