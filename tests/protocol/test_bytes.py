@@ -107,7 +107,7 @@ def test_any_split_at_the_client_gives_the_same(script: Script, draw: st.DataObj
     assert isinstance(events[0], Welcome)
 
 
-@settings(max_examples=400)
+@settings(max_examples=4 * settings().max_examples)
 @given(scripts, st.lists(frames, max_size=2), st.booleans(), st.data())
 def test_mutated_bytes_give_the_same_however_they_are_cut(
     script: Script, extra: list[bytes], upwards: bool, draw: st.DataObject

@@ -465,4 +465,6 @@ class Hub(RuleBasedStateMachine):
 
 
 TestHub = Hub.TestCase
-TestHub.settings = settings(max_examples=400, stateful_step_count=60, deadline=None)
+TestHub.settings = settings(
+    max_examples=4 * settings().max_examples, stateful_step_count=60, deadline=None
+)

@@ -563,4 +563,6 @@ def _quiet(caplog: pytest.LogCaptureFixture) -> None:
 
 
 TestSubscriptions = Subscriptions.TestCase
-TestSubscriptions.settings = settings(max_examples=300, stateful_step_count=80, deadline=None)
+TestSubscriptions.settings = settings(
+    max_examples=3 * settings().max_examples, stateful_step_count=80, deadline=None
+)
