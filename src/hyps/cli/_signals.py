@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 from contextlib import contextmanager
+from itertools import count
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class _Signals:
         #: The one that asked the command to end.
         self.received: int | None = None
         self._waker: socket.socket | None = None
+        # The handler may be interrupted by itself, so it counts in one step.
+        self._counted = count()
 
     def take(self) -> None:
         """Handle them from now on, but for those that the parent process has ignored: nohup."""
@@ -39,7 +42,7 @@ class _Signals:
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         waker = self._waker
-        if waker is None or self.received is not None:
+        if waker is None or next(self._counted):
             # As if the signal had done it. No Python code of this process runs any more.
             os._exit(128 + number)
         self.received = number

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -193,18 +192,7 @@ class Outbox(OutputQueue):
         :return: records
         """
         self._is_dropping = self._is_shedding = True
-        bodies = self.wire.shed()
-        self.queued -= self._held - self.wire.held
-        self._held = self.wire.held
-        kept: deque[tuple[int, bytes, int]] = deque()
-        for chunk in self._chunks:
-            if chunk[0] == Kind.MESSAGES:
-                bodies.append(chunk[1])
-                self.queued -= len(chunk[1]) + CHUNK_OVERHEAD
-            else:
-                kept.append(chunk)
-        self._chunks = kept or ()
-        return bodies
+        return self.withdraw(Kind.MESSAGES)
 
     def note_shed(self, channels: dict[Channel, int], count: int) -> None:
         """Take it that messages of these channels are lost.

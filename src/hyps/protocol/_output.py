@@ -140,6 +140,24 @@ class OutputQueue:
         self.queued = self._leaving
         self.items = self.items_size = 0
 
+    def withdraw(self, kind: int) -> list[bytes]:
+        """Take back what waits, of one kind and of what the wire gives back.
+
+        :return: the bodies
+        """
+        bodies = self.wire.shed()
+        self.queued -= self._held - self.wire.held
+        self._held = self.wire.held
+        kept: deque[_Chunk] = deque()
+        for chunk in self._chunks:
+            if chunk[0] == kind:
+                bodies.append(chunk[1])
+                self.queued -= len(chunk[1]) + CHUNK_OVERHEAD
+            else:
+                kept.append(chunk)
+        self._chunks = kept or ()
+        return bodies
+
     def release(self) -> None:
         """Forget everything, and who was to be called: nothing is taken any more."""
         self.settle()

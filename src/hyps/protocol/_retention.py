@@ -23,7 +23,7 @@ class Left:
         # Ordered, as a dict gets slower to take from the front of with each that was taken.
         self.channels: OrderedDict[Channel, None] = OrderedDict()
         #: The period is over: what the session leaves from now on is kept apart.
-        self.is_closed = False
+        self.is_closed: bool = False
 
 
 class Retention:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import repeat
 from operator import itemgetter
 from struct import Struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,7 +49,8 @@ class Message:
             return NotImplemented
         return self.channel == other.channel and self.data == other.data
 
-    __hash__ = None  # type: ignore[assignment]
+    # What has __eq__ has no hash; said for type checkers.
+    __hash__: ClassVar[None]  # type: ignore[assignment]
 
     def __iter__(self) -> Iterator[str | bytes]:
         yield self.channel

@@ -69,8 +69,10 @@ class ClientWire(Http2Wire):
     :param limits: what is not told by a hub that speaks this wire
     """
 
+    frames: deque[tuple[int, bytes]]
     held: int
     has_output: bool
+    partial_size: int
 
     may_half_close = False
 

@@ -156,7 +156,7 @@ class Connection(H2Connection):
     def __init__(self, *, is_client: bool) -> None:
         # Bytes: h2 cannot stand what has no decoded form.
         super().__init__(H2Configuration(client_side=is_client, header_encoding=None))
-        self.local_settings = Settings(
+        self.local_settings: Settings = Settings(
             client=is_client,
             initial_values={
                 SettingCodes.ENABLE_PUSH: 0,
