@@ -226,7 +226,7 @@ class Connection:
             await self._ended.wait()
 
     def check_may_close(self) -> None:
-        """Raise if only another place can close it."""
+        """Raise if only another place can close it, or leave a subscription."""
         if not self.abandon_if_gone() and not self._ended.is_set():
             self.check_here()
 
@@ -570,8 +570,6 @@ class Connection:
 
     def leave_for_good(self, subscription: Inbox) -> None:
         """Remove a subscription and end it, without waiting."""
-        if not self._home.is_gone:
-            self.check_here()
         self._unsubscribe(self._routes.forget(subscription))
         subscription.end(None)
 
@@ -585,6 +583,7 @@ class Connection:
         if not channels or link is None or link.protocol.state is not State.OPEN:
             return None
         if not self.is_here():
-            # A task of an event loop that is gone, whose coroutine is collected.
+            # A coroutine that nobody awaits any more is closed wherever it is found.
+            self._home.call(partial(self._unsubscribe, channels))
             return None
         return link.begun(link.protocol.unsubscribe(channels))

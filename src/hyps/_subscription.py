@@ -114,7 +114,11 @@ class Subscription(Generic[Item]):
         traceback: TracebackType | None,
     ) -> None:
         # Without waiting, so that it works in a cancelled task and in a generator's finaliser.
-        self._connection().leave_for_good(self._inbox)
+        connection = self._connection()
+        if exc_type is not GeneratorExit:
+            # Otherwise nobody awaits this any more, and it may be closed anywhere.
+            connection.check_may_close()
+        connection.leave_for_good(self._inbox)
 
     def __del__(self) -> None:
         # The connection knows the inbox alone, so this runs when nobody can read or leave it.

@@ -110,7 +110,7 @@ def parse_url(url: str) -> tuple[Address, ...]:
     if not url:
         raise InvalidURL("the URL is empty")
     if not url.partition("://")[1]:
-        raise _bad_url(url, "no scheme, perhaps hyps:// is missing before it?")
+        raise _bad_url(url, f"no scheme, perhaps hyps://{_redacted(url)} is meant?")
     raise _bad_url(url, "the scheme is none of hyps, hypss, hyps+unix, memory, http, https")
 
 
@@ -130,7 +130,11 @@ def _split(url: str, part: str) -> SplitResult:
 
 
 def _bad_url(url: str, why: str) -> InvalidURL:
-    """Make the error that a URL is, without what may be a secret in it.
+    return InvalidURL(f"bad URL {_redacted(url)!r}: {why}")
+
+
+def _redacted(url: str) -> str:
+    """Leave out of a URL that is wrong what may be a secret.
 
     That is who it is for, up to the last @; what follows a ? or #; and what stands for a port
     and is none, as passwords do where the host was forgotten.
@@ -145,8 +149,7 @@ def _bad_url(url: str, why: str) -> InvalidURL:
     elif more:
         rest += f"?{_HIDDEN}"
     rest = re.sub(r":(?![0-9]{0,5}(?:[,/?@]|$))[^,/\]]*(?=[,/]|$)", f":{_HIDDEN}", rest)
-    shown = f"{scheme}://{rest}" if scheme else rest
-    return InvalidURL(f"bad URL {shown!r}: {why}")
+    return f"{scheme}://{rest}" if scheme else rest
 
 
 def _parse_tcp(url: str, scheme: str, host: str) -> TCPAddress:

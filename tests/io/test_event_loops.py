@@ -21,7 +21,7 @@ import hyps
 from .helpers import begin, drain, let_others_run, take_data, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
 
 pytestmark = pytest.mark.anyio
 
@@ -263,6 +263,43 @@ def test_an_event_loop_that_was_closed_without_a_goodbye(name: str, transport: s
         del task
         waiting.clear()
         gc.collect()
+
+
+@pytest.mark.parametrize("is_entered", [False, True])
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_subscription_that_is_closed_while_its_event_loop_does_not_run(
+    name: str, is_entered: bool
+) -> None:
+    loop = new_loop(name)
+    with hub_elsewhere() as server:
+        client = hyps.connect(server.urls[0])
+
+        async def hold() -> None:
+            async with client.subscribe("a"):
+                await asyncio.get_running_loop().create_future()
+
+        async def begin_it() -> Coroutine[Any, Any, None]:
+            await client.connect()
+            async with client.subscribe("b"):
+                pass
+            holding = hold()
+            holding.send(None)
+            await client.flush()
+            if is_entered:
+                holding.send(None)
+            assert server.broker.channels == 1
+            return holding
+
+        holding = loop.run_until_complete(begin_it())
+        holding.close()
+
+        async def end() -> None:
+            # It is left as soon as the event loop runs again.
+            await wait_until(lambda: not server.broker.channels)
+            await client.shutdown()
+
+        loop.run_until_complete(end())
+        loop.close()
 
 
 @pytest.mark.parametrize("name", LOOPS)
