@@ -18,7 +18,7 @@ from processes import PYTHON, in_thread, running, serving
 
 import hyps
 
-from .helpers import begin, drain, let_others_run, take_data, wait_until
+from .helpers import PATIENCE, begin, drain, let_others_run, take_data, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -152,13 +152,20 @@ async def test_who_watches_in_one_event_loop_is_told_when_it_connects_in_another
             watching = begin(tasks, lambda: anext(client.events()))
             await let_others_run()
 
+            was_told = threading.Event()
+
             async def use() -> None:
                 async with client:
                     assert await anext(client.events()) == hyps.Connected(server.urls[0])
+                    # As long as it is connected there.
+                    assert await anyio.to_thread.run_sync(was_told.wait, PATIENCE)
 
-            await anyio.to_thread.run_sync(anyio.run, use)
-            with pytest.raises(RuntimeError, match="event loop"):
-                await watching.get()
+            tasks.start_soon(anyio.to_thread.run_sync, anyio.run, use)
+            try:
+                with pytest.raises(RuntimeError, match="event loop"):
+                    await watching.get()
+            finally:
+                was_told.set()
 
 
 # One after the other
