@@ -79,10 +79,13 @@ class ConnectionEvents:
     async def __anext__(self) -> ConnectionEvent:
         self._check_here()
         await checkpoint()
-        while not self._events:
+        while True:
+            # Each time: it may have been connected elsewhere meanwhile.
+            self._check_here()
+            if self._events:
+                return self._events.popleft()
             if self._is_ended:
                 raise StopAsyncIteration
-            self._check_here()
             self._home = here()
             waiter = waiter_type()()
             self._waiters.append(waiter)
@@ -92,7 +95,6 @@ class ConnectionEvents:
                 if waiter in self._waiters:
                     self._waiters.remove(waiter)
                 raise
-        return self._events.popleft()
 
     def _check_here(self) -> None:
         """Raise if nobody could wake the caller: the client, or others who wait, are elsewhere."""
