@@ -109,7 +109,8 @@ class Session:
 
     def on_violation(self, error: RemoteProtocolError) -> None:
         """Take it that the client broke the rules."""
-        self._log.warning("session %s: refused (%s): %s", self.name, error.code, error)
+        # Lines of each code are of a kind: many of one do not leave out the first of another.
+        self._log.warning(f"session %s: refused ({error.code}): %s", self.name, error)
 
     def end(self) -> None:
         """Take it that the connection has ended."""
