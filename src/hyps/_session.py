@@ -88,6 +88,8 @@ class Session:
         token = self._token
         if token is not None and not hmac.compare_digest((hello.token or "").encode(), token):
             self._why = "a token is required" if hello.token is None else "the token is wrong"
+            # Now, as who guesses may not wait for the answer.
+            self._log.warning("session %s: refused: %s", self.name, self._why)
             # Who guesses waits, and nobody else does.
             now = self._engine.clock.now()
             delay = self._penalties.impose(self._host, now)
@@ -104,7 +106,6 @@ class Session:
         """Refuse the client: it has waited for long enough."""
         self._alarm = None
         if self._protocol.state is State.GREETED:
-            self._log.warning("session %s: refused: %s", self.name, self._why)
             self._protocol.refuse(self._why, ErrorCode.AUTH)
 
     def on_violation(self, error: RemoteProtocolError) -> None:

@@ -146,7 +146,8 @@ class Outbox(OutputQueue):
         self.is_closed = self._is_dropping = True
 
     def take(self, max_bytes: int) -> bytes:
-        if self._gaps:
+        if self._gaps or self._is_dropping:
+            # Also with nothing queued: it may have drained before it was told to drop.
             self.settle()
             if not self._is_dropping or self.is_closed:
                 self._tell_gaps()
@@ -201,7 +202,9 @@ class Outbox(OutputQueue):
         """
         self.missed += count
         if not self.is_closed:
-            self._gaps.update(channels)
+            # Of one that was left meanwhile nothing is told any more: it may be made anew.
+            held = {each: before for each, before in channels.items() if self in each.outboxes}
+            self._gaps.update(held)
 
     def end_shedding(self) -> None:
         """Let messages pass again once there is room."""
