@@ -190,7 +190,9 @@ async def test_the_right_token_is_answered_at_once(guarded_hub: MemoryHub) -> No
                 await login.get()
 
 
-async def test_a_client_that_is_refused_late_may_leave_before(guarded_hub: MemoryHub) -> None:
+async def test_a_client_that_is_refused_late_may_leave_before(
+    guarded_hub: MemoryHub, caplog: pytest.LogCaptureFixture
+) -> None:
     hub = guarded_hub
     async with anyio.create_task_group() as tasks:
         login = begin(tasks, hyps.connect(hub.url, token="wrong").connect)
@@ -200,6 +202,9 @@ async def test_a_client_that_is_refused_late_may_leave_before(guarded_hub: Memor
         await wait_until(lambda: not hub.connections)
         hub.advance_clock(1.0)
         await let_others_run()
+    # Who guesses does not wait for the answer.
+    [text] = warned(caplog, SERVER_LOG)
+    assert "the token is wrong" in text
 
 
 # Who is let in

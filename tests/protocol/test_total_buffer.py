@@ -149,3 +149,54 @@ def test_a_session_that_ends_is_free_again() -> None:
         assert stalled.server.missed == 0
         stalled.lose()
         stalled.server.discard()
+
+
+def test_a_channel_that_was_left_and_made_anew_has_no_gap_of_the_old_one() -> None:
+    """What it had queued is shed, and the hub forgets the channel before the gaps are told."""
+    broker = Broker("boot", Limits(max_buffer=1_000_000, max_total_buffer=10_000, keep_time=60))
+    stalled, publisher = connect(broker, "x", "y"), connect(broker)
+    publish(publisher, "x", 1, 2)
+    stalled.client.unsubscribe(["x"])
+    stalled.send_up()
+    stalled.arrive_up()
+    publish(publisher, "y", 500, 30)
+    assert stalled.server.missed > 0
+    for now in (0, 61, 122, 183):
+        broker.tick(now)
+    stalled.client.subscribe(["x"])
+    gaps = [event for event in stalled.pump() if isinstance(event, Gap)]
+    assert {gap.channel for gap in gaps} == {"y"}
+    assert stalled.client.position("x") == b"boot.1:0"
+
+
+def test_a_session_that_drained_before_its_turn_to_be_shed_goes_on() -> None:
+    """Shedding takes slices, in which who is read catches up."""
+    bound = 10_000_000
+    broker = Broker("boot", Limits(max_buffer=1_000_000, max_total_buffer=bound))
+    publisher, reader = connect(broker), connect(broker, "r")
+    # Many small messages take the longest to be counted, so that there are slices after it.
+    stalled = [connect(broker, f"s{number}") for number in range(14)]
+    for _ in range(200):
+        publish_many(publisher, "s0", 1, 500)
+    for number in range(1, 14):
+        for _ in range(65):
+            publish_many(publisher, f"s{number}", 900, 10)
+    for _ in range(99):
+        publish_many(publisher, "r", 900, 10)
+    number = 0
+    while not stalled[0].server.missed:
+        publish_many(publisher, f"s{1 + number % 13}", 900, 10)
+        number += 1
+    assert count_messages(reader) == (990, 0)
+    while broker.tick(0) <= 0:
+        reader.pump()
+    reader.pump()
+    missed = reader.server.missed
+    publish(publisher, "r", 10, 100)
+    assert count_messages(reader) == (100, 0)
+    assert reader.server.missed == missed
+
+
+def publish_many(publisher: Pair, channel: str, size: int, count: int) -> None:
+    publisher.client.publish_many([(channel, bytes(size))] * count)
+    publisher.pump()
