@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 import pytest
 from protocol.pair import EVERYTHING, Pair, connect, drain, output, receive
 
-from hyps.protocol import Broker, Gap, Kind, Limits, Messages, encode, encode_frame
+from hyps.protocol import (
+    Broker,
+    Gap,
+    Kind,
+    Limits,
+    Messages,
+    NeedData,
+    Taken,
+    encode,
+    encode_frame,
+)
 from hyps.protocol.limits import PASS_WORK
 
 if TYPE_CHECKING:
@@ -182,10 +192,52 @@ class TestGaps:
         told = sum(body.count(b"channel.") for each, body in frames if each == Kind.GAP)
         assert told == MANY
 
+    def test_telling_them_before_a_message_to_many_is_work(self) -> None:
+        broker = Broker("boot", Limits(max_buffer=100_000))
+        shared = names(PASS_WORK // 2)
+        pairs = [connect(broker, *shared) for _ in range(32)]
+        publisher = connect(broker)
+        publisher.client.publish("channel.0", bytes(100_000))
+        publisher.pump()
+        publisher.client.publish_many([(name, b"missed") for name in shared])
+        publisher.pump()
+        for pair in pairs:
+            # It has drained, and was told of the first gaps.
+            pair.server.data_to_send(EVERYTHING)
+            pair.server.data_to_send(1)
+        publisher.client.publish_many([(name, b"passes") for name in shared])
+        publisher.send_up(EVERYTHING)
+        publisher.server.receive_data(bytes(publisher.up))
+        steps = []
+        while True:
+            before = broker.work
+            if isinstance(publisher.server.next_event(), NeedData):
+                break
+            steps.append(broker.work - before)
+        untold = len(shared) - PASS_WORK // 4
+        assert sum(steps) >= len(pairs) * untold
+        assert max(steps) <= 3 * PASS_WORK
+
 
 def receive_once(pair: Pair) -> list[Event]:
     """Let the hub send once, and look at what came."""
     return receive(pair.client, pair.server.data_to_send())
+
+
+@pytest.mark.parametrize("holders", [1, 63, 200])
+def test_subscribing_to_what_many_hold_is_work(holders: int) -> None:
+    broker = Broker("boot")
+    shared = names(PASS_WORK)
+    for _ in range(holders):
+        connect(broker, *shared)
+    late = Pair(broker)
+    late.client.subscribe(shared)
+    late.send_up()
+    late.arrive_up()
+    work = [event.work for event in late.server_events if isinstance(event, Taken)]
+    assert sum(work) >= len(shared) * (1 + holders // 64)
+    assert max(work) <= 2 * PASS_WORK
+    assert late.server.channels == len(shared)
 
 
 def test_publishing_to_many_is_work() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
-from protocol.pair import Pair, connect, output
+import itertools
 
-from hyps.protocol import Broker, Gap, Kind, Limits, Messages
+import pytest
+from protocol.pair import EVERYTHING, Pair, connect, output
+
+from hyps.protocol import Broker, Gap, Kind, Limits, Messages, RemoteProtocolError
+from hyps.protocol.limits import PASS_WORK
 
 KIB = 1024
 BOUND = 1024 * KIB
@@ -200,3 +203,71 @@ def test_a_session_that_drained_before_its_turn_to_be_shed_goes_on() -> None:
 def publish_many(publisher: Pair, channel: str, size: int, count: int) -> None:
     publisher.client.publish_many([(channel, bytes(size))] * count)
     publisher.pump()
+
+
+class TestLongQueues:
+    """A session whose queue has many small parts is shed in slices, between everything else."""
+
+    def shed(self) -> tuple[Broker, Pair, int]:
+        """A session in the middle of it, and how many messages it is owed."""
+        broker = Broker("boot", Limits(max_buffer=10 * BOUND, max_total_buffer=2 * BOUND))
+        stalled, publisher = connect(broker, "a", "b"), connect(broker)
+        # Messages that alternate between those who get them are not merged.
+        other = connect(broker, "b")
+        sent = 0
+        while not stalled.server.missed:
+            publisher.client.publish_many([("a", b""), ("b", b"")] * 500)
+            publisher.pump()
+            other.pump()
+            sent += 1_000
+        assert 0 < stalled.server.missed < sent - PASS_WORK
+        return broker, stalled, sent
+
+    def test_each_slice_is_a_part(self) -> None:
+        broker, stalled, _ = self.shed()
+        missed = [stalled.server.missed]
+        while broker.tick(0) <= 0:
+            missed.append(stalled.server.missed)
+        steps = [after - before for before, after in itertools.pairwise(missed)]
+        assert len(steps) > 2
+        assert max(steps) <= PASS_WORK + 64
+
+    def test_nothing_overtakes_what_is_kept(self) -> None:
+        broker, stalled, sent = self.shed()
+        # It is asked for something meanwhile, and reads.
+        stalled.client.subscribe(["c"])
+        while True:
+            stalled.send_up()
+            stalled.arrive_up()
+            stalled.send_down(EVERYTHING)
+            if broker.tick(0) > 0:
+                break
+        messages = missed = 0
+        for event in stalled.pump():
+            if isinstance(event, Messages):
+                messages += sum(run.count for run in event.runs)
+            elif isinstance(event, Gap):
+                missed += event.missed or 0
+        assert (messages, missed) == (sent - missed, stalled.server.missed)
+        assert stalled.client.position("c") is not None
+
+    @pytest.mark.parametrize("ends_by", ["close", "violation", "loss"])
+    def test_a_session_that_ends_meanwhile(self, ends_by: str) -> None:
+        broker, stalled, _ = self.shed()
+        server = stalled.server
+        if ends_by == "close":
+            server.close()
+        elif ends_by == "violation":
+            server.receive_data(bytes(100))
+            with pytest.raises(RemoteProtocolError):
+                server.next_event()
+        else:
+            stalled.lose()
+            server.discard()
+        while broker.tick(0) <= 0:
+            pass
+        kinds = [kind for kind, _ in output(server)]
+        assert (Kind.ERROR in kinds) == (ends_by == "violation")
+        assert server.eof_is_due
+        assert server.backlog == 0
+        assert len(broker.sessions) == 2

@@ -29,7 +29,8 @@ _LISTS: Final = frozenset(
     }
 )
 
-_Chunk = tuple[int, bytes, int]
+#: Kind, body and items.
+Chunk = tuple[int, bytes, int]
 
 
 def nothing() -> None:
@@ -71,7 +72,7 @@ class OutputQueue:
         self._on_output = on_output
         # A deque from the second on: it takes 760 bytes, and most chunks are taken before there is
         # another.
-        self._chunks: tuple[()] | tuple[_Chunk] | deque[_Chunk] = ()
+        self._chunks: tuple[()] | tuple[Chunk] | deque[Chunk] = ()
         # A tuple, as an empty list takes memory of its own.
         self._urgent: tuple[tuple[int, bytes], ...] = ()
         self._idle = True
@@ -139,24 +140,6 @@ class OutputQueue:
         self._held = 0
         self.queued = self._leaving
         self.items = self.items_size = 0
-
-    def withdraw(self, kind: int) -> list[bytes]:
-        """Take back what waits, of one kind and of what the wire gives back.
-
-        :return: the bodies
-        """
-        bodies = self.wire.shed()
-        self.queued -= self._held - self.wire.held
-        self._held = self.wire.held
-        kept: deque[_Chunk] = deque()
-        for chunk in self._chunks:
-            if chunk[0] == kind:
-                bodies.append(chunk[1])
-                self.queued -= len(chunk[1]) + CHUNK_OVERHEAD
-            else:
-                kept.append(chunk)
-        self._chunks = kept or ()
-        return bodies
 
     def release(self) -> None:
         """Forget everything, and who was to be called: nothing is taken any more."""

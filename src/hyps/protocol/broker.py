@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
@@ -26,8 +25,14 @@ _LOOKED_THROUGH: Final = 64
 #: left in steps of as many.
 _LEFT_AT_ONCE: Final = 64
 
-#: Chunks that are weighed in the time of a unit of work.
-_WEIGHED: Final = 16
+#: Work that is not done at once where there is another way.
+_MUCH: Final = PASS_WORK // 4
+
+#: Work in looking at a part of a long queue.
+_SOME_CHUNKS: Final = 256
+
+#: Work in looking at the messages of a chunk, besides that of each.
+_LOOK: Final = 4
 
 #: The part of the total bound by which it may be passed, and that is made free when it is: looking
 #: at all queues is much work, and is not to be done for every few messages.
@@ -111,20 +116,29 @@ class Broker:
         self.sessions.add(session)
         self._outboxes.add(outbox)
 
+    def _look_through(self, outboxes: tuple[Outbox, ...]) -> None:
+        self.work += -(-len(outboxes) // _LOOKED_THROUGH)
+
     def find(self, outbox: Outbox, name: bytes) -> Channel | None:
         """Give a channel if this subscriber holds it."""
         channel = self._channels.get(name)
         if channel is None:
             return None
-        self.work += len(channel.outboxes) // _LOOKED_THROUGH
+        self._look_through(channel.outboxes)
         return channel if outbox in channel.outboxes else None
 
-    def holds_any(self, outbox: Outbox, names: list[bytes]) -> bool:
-        """Tell whether this subscriber holds one of these channels."""
+    def may_hold(self, outbox: Outbox, names: list[bytes]) -> bool:
+        """Tell whether this subscriber may hold one of these channels.
+
+        :return: whether it does, or finding that out is much work
+        """
         # Mostly nobody does.
         if self._channels.keys().isdisjoint(names):
             return False
-        return any(map(partial(self.find, outbox), names))
+        found = [each.outboxes for each in map(self._channels.get, names) if each is not None]
+        work = sum(map(len, found)) // _LOOKED_THROUGH
+        self.work += work
+        return work > _MUCH or any(outbox in outboxes for outboxes in found)
 
     def subscribe_all(self, outbox: Outbox, names: list[bytes]) -> list[Channel]:
         """Do what :meth:`subscribe` does, for many, each of which stands there once."""
@@ -146,8 +160,10 @@ class Broker:
             self._retention.release(channel)
         if not channel.outboxes:
             channel.outboxes = outbox.alone
-        elif outbox not in channel.outboxes:
-            channel.outboxes += outbox.alone
+        else:
+            self._look_through(channel.outboxes)
+            if outbox not in channel.outboxes:
+                channel.outboxes += outbox.alone
         return channel
 
     def unsubscribe(self, outbox: Outbox, channel: Channel) -> None:
@@ -271,7 +287,7 @@ class Broker:
                         channels, waiting, start = {}, 0, position
                     if not waiting:
                         outboxes = others
-                        bound = PASS_WORK * _LOOKED_THROUGH // max(1, len(others))
+                        bound = self._most_channels(others)
                     if channel not in channels:
                         channels[channel] = channel.count
                     channel.count += count
@@ -287,6 +303,14 @@ class Broker:
         finally:
             self._hand_out(outboxes, data[start:position], channels, waiting)
         return position
+
+    def _most_channels(self, outboxes: tuple[Outbox, ...]) -> int:
+        """Give how many channels a run may be of that goes to these subscribers."""
+        most = PASS_WORK
+        # Of a channel with a gap that may have to be told to each of them.
+        if len(outboxes) == 1 or not any(outbox.gaps for outbox in outboxes):
+            most *= _LOOKED_THROUGH
+        return most // max(1, len(outboxes))
 
     def _differ(self, one: tuple[Outbox, ...], other: tuple[Outbox, ...]) -> bool:
         self.work += len(one) // _LOOKED_THROUGH
@@ -306,9 +330,12 @@ class Broker:
         self.work += len(outboxes)
         refused = gone = 0
         for outbox in outboxes:
-            if not outbox.deliver(channels, records, count):
+            told = outbox.deliver(channels, records, count)
+            if told is None:
                 refused += 1
                 gone += outbox.is_closed
+            else:
+                self.work += told
         self.delivered += count * (len(outboxes) - refused)
         self.missed += count * (refused - gone)
         self.work += refused * (len(channels) // _LOOKED_THROUGH)
@@ -335,10 +362,12 @@ class Broker:
             held = 0.0
             weights: list[tuple[float, Outbox]] = []
             for outbox in list(self._outboxes):
-                weight, count = outbox.weigh()
+                weight = 0.0
+                for part in outbox.weigh():
+                    weight += part
+                    yield _SOME_CHUNKS if weight else 1
                 held += weight
                 weights.append((weight, outbox))
-                yield 1 + count // _WEIGHED
             if held <= most * (1 - _SLACK):
                 break
             was_shed = False
@@ -346,9 +375,11 @@ class Broker:
             while weights and held > most * (1 - 2 * _SLACK):
                 weight, outbox = weights.pop()
                 held -= weight
-                bodies = outbox.shed()
-                was_shed = was_shed or bool(bodies)
-                yield from self._count_shed(outbox, bodies)
+                for bodies in outbox.shed():
+                    was_shed = was_shed or bool(bodies)
+                    yield _SOME_CHUNKS
+                    yield from self._count_shed(outbox, bodies)
+                outbox.end_shedding()
             if not was_shed:
                 # Answers, and what is being sent.
                 break
@@ -368,8 +399,7 @@ class Broker:
                 self.delivered -= missed
                 self.missed += missed
                 position = stops[-1]
-                yield missed
-        outbox.end_shedding()
+                yield _LOOK + missed
 
     def hand_out_singly(self) -> None:
         """Hand out each record by itself from now on, see :meth:`ServerProtocol.drop_next`."""

@@ -240,8 +240,9 @@ class ServerProtocol(Endpoint[Hello | Taken]):
     def _on_subscribe(self, body: bytes) -> None:
         if len(body) <= MERGED_SIZE:
             names = unpack_names(body)
+            work = self._broker.work
             if names and self._are_new(names):
-                self._subscribe_new(names)
+                self._subscribe_new(names, work)
                 return
         self._begin(partial(self._take_runs, self._subscribe), body, Kind.SUBSCRIBE_ACK)
 
@@ -367,10 +368,10 @@ class ServerProtocol(Endpoint[Hello | Taken]):
             and max(map(len, names)) <= limits.max_channel
             and len(self._channels) + len(names) <= limits.max_channels
             and len(set(names)) == len(names)
-            and not self._broker.holds_any(self._outbox, names)
+            and not self._broker.may_hold(self._outbox, names)
         )
 
-    def _subscribe_new(self, names: list[bytes]) -> None:
+    def _subscribe_new(self, names: list[bytes], work: int) -> None:
         channels = self._broker.subscribe_all(self._outbox, names)
         self._hold(channels)
         if len(set(map(_where, channels))) == 1:
@@ -380,7 +381,8 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         else:
             answers = [pack(channel.name, b"k" + channel.position) for channel in channels]
             self._put_answers(self._outbox.cut(answers))
-        self._events.append(Taken(len(names), len(names) + self._frame_work))
+        work = len(names) + self._frame_work + self._broker.work - work
+        self._events.append(Taken(len(names), work))
         self._frame_work = 0
         self._check_owed()
 

@@ -488,3 +488,14 @@ def test_wrong_preface(start: bytes) -> None:
         assert server.state is State.CLOSED
         assert server.data_to_send().startswith(b"HYPS/1: ")
         assert server.eof_is_due
+
+
+@pytest.mark.parametrize("size", [120_000, 200_000])
+def test_what_a_stranger_may_park(size: int) -> None:
+    """A stranger may park as much data as the windows allow, whatever a read brings at once."""
+    peer = Peer(opened=False, accepts=False)
+    peer.send(peer.opening())
+    peer.send(frame(0, 0, 1, bytes(size - 9)))
+    peer.server.accept()
+    peer.handle()
+    assert ("too much" in repr(peer.error)) == (size > 2 * 65_535)

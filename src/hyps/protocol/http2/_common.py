@@ -45,10 +45,6 @@ _IDLE_SIZE: Final = 256
 #: Frames that the other side may cause without reading one.
 _MAX_UNREAD_FRAMES: Final = 4_096
 
-#: Bytes that may come before the session is open, in frames that are looked at afterwards. Above
-#: it there is room for one more read.
-_MAX_UNSEEN: Final = 262_144
-
 _CODES: Final = {
     ErrorCode.AUTH: ErrorCodes.NO_ERROR,
     ErrorCode.INTERNAL: ErrorCodes.INTERNAL_ERROR,
@@ -105,14 +101,9 @@ class Http2Wire(Wire):
     # Input
 
     def receive_data(self, data: bytes) -> None:
-        frames = self.connection.frames
-        if self._error is not None:
-            return
-        if len(frames) > _MAX_UNSEEN:
-            self.fail(RemoteProtocolError("too much before the session is open", ErrorCode.LIMIT))
-            return
-        frames.receive(data)
-        self.has_output = True
+        if self._error is None:
+            self.connection.frames.receive(data)
+            self.has_output = True
 
     def next_frame(self) -> tuple[int, bytes] | None:
         if not self.frames:

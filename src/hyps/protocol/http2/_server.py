@@ -30,6 +30,10 @@ _HOLD_CHECK: Final = 0.1
 #: Bytes of messages that are sent at once, so that nothing has to wait long behind them.
 _MAX_SEND: Final = 262_144
 
+#: Bytes that may come before the session is open, in frames that are looked at afterwards: as much
+#: data as the windows allow, and as much again for what else there is in frames.
+_MAX_UNSEEN: Final = 2 * FIRST_WINDOW
+
 #: Headers of a request that cost nothing.
 _FREE_HEADERS: Final = 32
 
@@ -125,6 +129,11 @@ class ServerWire(Http2Wire):
         self._unread = 0
         # Requests whose answers wait for nothing but time.
         self._holding: list[_Request] = []
+
+    def receive_data(self, data: bytes) -> None:
+        if not self.is_open and len(self.connection.frames) + len(data) > _MAX_UNSEEN:
+            self.fail(RemoteProtocolError("too much before the session is open", ErrorCode.LIMIT))
+        super().receive_data(data)
 
     # Requests
 
