@@ -234,6 +234,8 @@ class Hub(RuleBasedStateMachine):
             peer.pair.arrive_down(),
         ]):  # fmt: skip
             self.look(peer)
+            while self.broker.tick(self.now) <= self.now:
+                pass
         self.look(peer)
         assert peer.pair.server.backlog == peer.pair.client.backlog == 0
         assert peer.pair.client.unanswered == 0

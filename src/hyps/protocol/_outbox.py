@@ -189,22 +189,23 @@ class Outbox(OutputQueue):
 
     # The bound of the whole hub
 
-    def weigh(self) -> Iterator[float]:
+    def weigh(self) -> Iterator[tuple[float, int]]:
         """Estimate the memory that would be free if only this session held nothing.
 
         A message that several sessions wait for is in memory once, and each accounts for its part.
 
-        :return: bytes, of a part of the queue each; their sum is the estimate
+        :return: bytes, and how many chunks were looked at, of a part of the queue each
         """
         count = sys.getrefcount
-        yield float(self._leaving + self.wire.held)
+        yield float(self._leaving + self.wire.held), 1
         chunks = list(self._chunks)
         for start in range(0, len(chunks), _WEIGHED):
             size = 0.0
-            for _, body, _ in chunks[start : start + _WEIGHED]:
+            part = chunks[start : start + _WEIGHED]
+            for _, body, _ in part:
                 # An interpreter may do with fewer references than are counted on here.
                 size += len(body) / max(1, count(body) - _WEIGHING) + CHUNK_OVERHEAD
-            yield size
+            yield size, len(part)
 
     def shed(self) -> Iterator[list[bytes]]:
         """Lose the messages that wait, and drop the next ones as if there were no room.

@@ -28,8 +28,8 @@ _LEFT_AT_ONCE: Final = 64
 #: Work that is not done at once where there is another way.
 _MUCH: Final = PASS_WORK // 4
 
-#: Work in looking at a part of a long queue.
-_SOME_CHUNKS: Final = 256
+#: Chunks of a queue that are looked at in the time of a unit of work.
+_WEIGHED: Final = 4
 
 #: Work in looking at the messages of a chunk, besides that of each.
 _LOOK: Final = 4
@@ -363,9 +363,9 @@ class Broker:
             weights: list[tuple[float, Outbox]] = []
             for outbox in list(self._outboxes):
                 weight = 0.0
-                for part in outbox.weigh():
+                for part, looked_at in outbox.weigh():
                     weight += part
-                    yield _SOME_CHUNKS if weight else 1
+                    yield 1 + looked_at // _WEIGHED
                 held += weight
                 weights.append((weight, outbox))
             if held <= most * (1 - _SLACK):
@@ -377,7 +377,7 @@ class Broker:
                 held -= weight
                 for bodies in outbox.shed():
                     was_shed = was_shed or bool(bodies)
-                    yield _SOME_CHUNKS
+                    yield 1 + len(bodies) // _WEIGHED
                     yield from self._count_shed(outbox, bodies)
                 outbox.end_shedding()
             if not was_shed:
