@@ -12,8 +12,13 @@ from typing import TYPE_CHECKING
 from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from ._client import Client as Client
-    from ._client import connect as connect
+    from ._client.client import Client as Client
+    from ._client.client import connect as connect
+    from ._client.status import Connected as Connected
+    from ._client.status import ConnectionEvent as ConnectionEvent
+    from ._client.status import Disconnected as Disconnected
+    from ._client.status import Reconnected as Reconnected
+    from ._client.subscription import Subscription as Subscription
     from ._errors import AuthenticationFailed as AuthenticationFailed
     from ._errors import CannotListen as CannotListen
     from ._errors import ConnectionLost as ConnectionLost
@@ -22,13 +27,8 @@ if TYPE_CHECKING:
     from ._errors import SubscriptionClosed as SubscriptionClosed
     from ._errors import SubscriptionOverflow as SubscriptionOverflow
     from ._errors import WouldBlock as WouldBlock
-    from ._server import Server as Server
-    from ._server import serve as serve
-    from ._status import Connected as Connected
-    from ._status import ConnectionEvent as ConnectionEvent
-    from ._status import Disconnected as Disconnected
-    from ._status import Reconnected as Reconnected
-    from ._subscription import Subscription as Subscription
+    from ._server.server import Server as Server
+    from ._server.server import serve as serve
     from .protocol import Gap as Gap
     from .protocol import HypsError as HypsError
     from .protocol import InvalidChannel as InvalidChannel
@@ -70,7 +70,7 @@ __all__ = (
 )
 
 _HOMES = {
-    "_client": ("Client", "connect"),
+    "_client.client": ("Client", "connect"),
     "_errors": (
         "AuthenticationFailed",
         "CannotListen",
@@ -81,14 +81,14 @@ _HOMES = {
         "SubscriptionOverflow",
         "WouldBlock",
     ),
-    "_server": ("Server", "serve"),
-    "_status": (
+    "_server.server": ("Server", "serve"),
+    "_client.status": (
         "Connected",
         "ConnectionEvent",
         "Disconnected",
         "Reconnected",
     ),
-    "_subscription": ("Subscription",),
+    "_client.subscription": ("Subscription",),
     "protocol": (
         "Gap",
         "HypsError",

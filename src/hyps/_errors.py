@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import anyio
 
 from .protocol import HypsError
+
+#: Makes an error anew for each task that it is raised in.
+ErrorFactory: TypeAlias = Callable[[], HypsError]
 
 
 class InvalidURL(HypsError, ValueError):

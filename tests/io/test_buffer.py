@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hyps
-from hyps._buffer import Buffer
+from hyps._client.buffer import Buffer
 from hyps.protocol import Batch, Run, encode
 
 from .helpers import drain, memory_client, numbered, take_data, warned

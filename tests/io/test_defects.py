@@ -10,7 +10,9 @@ import anyio
 import pytest
 
 import hyps
-from hyps import _connection, _pump, _routes
+from hyps._client import reconnector as _connection
+from hyps._client import routes as _routes
+from hyps._net import pump as _pump
 from hyps.protocol import ClientProtocol
 from hyps.testing import MemoryHub
 

@@ -16,7 +16,7 @@ from processes import in_thread, serving
 
 import hyps
 from hyps.protocol import NEED_DATA, Acked, ClientProtocol, Limits, Welcome
-from hyps.protocol.http2 import ClientWire
+from hyps.protocol._wire.http2 import ClientWire
 
 from .helpers import (
     data_of,

@@ -16,7 +16,7 @@ import trustme
 from processes import in_thread, running
 
 import hyps
-from hyps import _tls
+from hyps._net import tls as _tls
 from hyps.protocol import Kind, encode, encode_frame
 
 from .helpers import PATIENCE, begin, let_others_run, logged, port_of, take_data, wait_until

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import re
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
 
 import pytest
 
 import hyps
 from hyps import Gap
-from hyps._buffer import make_buffer
-from hyps._inbox import Inbox
+from hyps._client.buffer import make_buffer
+from hyps._client.inbox import Inbox
+from hyps._client.losses import LossLog
 from hyps._logs import Log
-from hyps._losses import LossLog
 from hyps.protocol import Run, encode
 from hyps.testing import MemoryHub
 
 from .helpers import memory_client, numbered, wait_until, warned
-
-if TYPE_CHECKING:
-    from hyps._connection import Connection
 
 #: Of the lines about full buffers, and about gaps.
 MISSED = re.compile(r"messages missed: (\d+) |dropped (\d+) messages?\b")
@@ -51,7 +46,7 @@ class Scene:
 
     def inbox(self, *channels: str, max_messages: int) -> Inbox:
         inbox = Inbox(make_buffer("drop_newest", max_messages, 1_000_000))
-        inbox.connection = cast("Connection", SimpleNamespace(losses=self.losses))
+        inbox.losses = self.losses
         inbox.held = channels
         return inbox
 

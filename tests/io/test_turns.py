@@ -11,7 +11,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 import hyps
-from hyps._engine import Engine
+from hyps._net.engine import Engine
 from hyps.protocol import Limits
 
 from .helpers import let_others_run, wait_until

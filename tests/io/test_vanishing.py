@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import hyps
-from hyps._engine import Alarm
+from hyps._net.engine import Alarm
 from hyps.protocol import PREFACE, Kind, Limits
 
 from .helpers import healthy_neighbours, let_others_run, wait_until, warned

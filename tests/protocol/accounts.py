@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     import hyps
     from hyps import Gap, Message
-    from hyps._inbox import Inbox
-    from hyps._routes import Joining
-    from hyps._subscription import Subscription
+    from hyps._client.inbox import Inbox
+    from hyps._client.routes import Joining
+    from hyps._client.subscription import Subscription
 
 
 class Recorder(ClientProtocol):

@@ -29,7 +29,7 @@ from hyps.protocol import (
     encode,
     encode_frame,
 )
-from hyps.protocol.limits import MAX_COUNT
+from hyps.protocol._records.position import MAX_COUNT
 
 if TYPE_CHECKING:
     from protocol.pair import Event

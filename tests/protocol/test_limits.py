@@ -36,8 +36,8 @@ from hyps.protocol import (
     encode,
     encode_frame,
 )
+from hyps.protocol._records.records import BATCH_SIZE, MERGED_SIZE
 from hyps.protocol.limits import FRAME_WORK, MAX_PONGS, PASS_WORK
-from hyps.protocol.records import BATCH_SIZE, MERGED_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

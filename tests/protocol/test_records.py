@@ -21,7 +21,7 @@ from hyps.protocol import (
 )
 from hyps.protocol import encode as encode_record
 from hyps.protocol import records as decode_records
-from hyps.protocol.records import (
+from hyps.protocol._records.records import (
     BATCH_SIZE,
     MANY_RECORDS,
     MERGED_SIZE,
@@ -87,7 +87,7 @@ def test_known_vector() -> None:
 
 def test_examples_in_the_documentation() -> None:
     # The package's attribute of this name is the function.
-    failures, count = doctest.testmod(import_module("hyps.protocol.records"))
+    failures, count = doctest.testmod(import_module("hyps.protocol._records.records"))
     assert count > 0
     assert failures == 0
 

@@ -23,7 +23,7 @@ from hyps.protocol import (
     ServerProtocol,
     encode_frame,
 )
-from hyps.protocol.http2 import ClientWire
+from hyps.protocol._wire.http2 import ClientWire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -25,8 +25,8 @@ from protocol.accounts import Call, Reader, Recorder
 from protocol.pair import EVERYTHING, Pair, drain
 
 import hyps
-from hyps._routes import Routes
-from hyps._subscription import Subscription
+from hyps._client.routes import Routes
+from hyps._client.subscription import Subscription
 from hyps.protocol import (
     NEED_DATA,
     Acked,
@@ -45,7 +45,7 @@ from hyps.protocol import (
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
-    from hyps._buffer import Overflow
+    from hyps._client.buffer import Overflow
 
 CHANNELS = ("a", "b", "c")
 POLICIES: tuple[Overflow, ...] = ("drop_newest", "drop_oldest", "latest", "close")
@@ -151,7 +151,7 @@ class Subscriptions(RuleBasedStateMachine):
     ) -> None:
         is_close = overflow == "close"
         subscription = Subscription[Any](
-            cast("hyps.Client", None),
+            cast("Any", None),
             (),
             gaps=gaps,
             overflow=overflow,

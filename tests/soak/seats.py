@@ -15,7 +15,7 @@ from .stage import PATIENCE
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
 
-    from hyps._buffer import Overflow
+    from hyps._client.buffer import Overflow
 
     from .users import User
 

@@ -11,7 +11,7 @@ from array import array
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import chain, cycle, islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from .. import Client, Message, Subscription
-    from ._bench_report import Progress
 
 #: Durations of each kind that are kept, at most. Half of them are enough for p99.
 _MAX_SAMPLES: Final = 20_000
@@ -66,6 +65,18 @@ class Plan:
     def count_connections(self, workers: int) -> int:
         """Count the connections of so many publishers, or subscribers."""
         return workers if self.connections is None else min(workers, self.connections)
+
+
+class Watcher(Protocol):
+    """Is shown how far it is."""
+
+    def begin(self, now: float) -> None: ...
+
+    def show(
+        self, now: float, publishers: Sequence[Publisher], subscribers: Sequence[Subscriber]
+    ) -> None: ...
+
+    def end(self, publishers: Sequence[Publisher], subscribers: Sequence[Subscriber]) -> None: ...
 
 
 class Samples:
@@ -242,7 +253,7 @@ class Bench:
     :param progress: shows how far it is
     """
 
-    def __init__(self, plan: Plan, progress: Progress) -> None:
+    def __init__(self, plan: Plan, progress: Watcher) -> None:
         self.plan = plan
         #: From the call that published a batch to its ACK; and the same to each message's delivery.
         self.acks = Samples()

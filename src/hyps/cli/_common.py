@@ -12,9 +12,9 @@ import anyio
 import click
 
 from .. import HypsError, InvalidChannel
+from .._net.addresses import MemoryAddress, parse_url
 from .._text import one_line
-from .._transport import MemoryAddress, parse_url
-from ..protocol.records import encode_channel
+from ..protocol._records.records import encode_channel
 from ._signals import signals
 
 if TYPE_CHECKING:

@@ -4,9 +4,20 @@ It imports the standard library alone, knows no clock and does no I/O: time and 
 Embed it in a transport of your own, or read what :mod:`hyps` does with it.
 """
 
-from ._endpoint import State as State
-from .broker import Broker as Broker
-from .client import ClientProtocol as ClientProtocol
+from ._broker.broker import Broker as Broker
+from ._records.records import RecordDecoder as RecordDecoder
+from ._records.records import encode as encode
+from ._records.records import records as records
+from ._records.runs import Batch as Batch
+from ._records.runs import Message as Message
+from ._records.runs import Run as Run
+from ._session.client import ClientProtocol as ClientProtocol
+from ._session.endpoint import State as State
+from ._session.server import ServerProtocol as ServerProtocol
+from ._wire.frames import PREFACE as PREFACE
+from ._wire.frames import FrameDecoder as FrameDecoder
+from ._wire.frames import Kind as Kind
+from ._wire.frames import encode_frame as encode_frame
 from .errors import ErrorCode as ErrorCode
 from .errors import HypsError as HypsError
 from .errors import InvalidChannel as InvalidChannel
@@ -34,18 +45,7 @@ from .events import Rejected as Rejected
 from .events import ServerEvent as ServerEvent
 from .events import Taken as Taken
 from .events import Welcome as Welcome
-from .frames import PREFACE as PREFACE
-from .frames import FrameDecoder as FrameDecoder
-from .frames import Kind as Kind
-from .frames import encode_frame as encode_frame
 from .limits import Limits as Limits
-from .records import RecordDecoder as RecordDecoder
-from .records import encode as encode
-from .records import records as records
-from .runs import Batch as Batch
-from .runs import Message as Message
-from .runs import Run as Run
-from .server import ServerProtocol as ServerProtocol
 
 __all__ = (
     "NEED_DATA",

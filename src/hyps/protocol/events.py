@@ -17,7 +17,7 @@ from .errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .runs import Batch, Run
+    from ._records.runs import Batch, Run
 
 GapReason = Literal["hub", "client", "reconnect"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Final
 
-from .records import MERGED_SIZE, RECORD_OVERHEAD
+from ._records.records import MERGED_SIZE, RECORD_OVERHEAD
 
 MIB: Final = 1024 * 1024
 
@@ -43,9 +43,6 @@ MIN_PROGRESS: Final = 4_096
 
 #: The largest ``max_frame`` that a client believes, so that a hub cannot make it buffer more.
 MAX_FRAME_CEILING: Final = 256 * MIB
-
-#: The largest count in a position.
-MAX_COUNT: Final = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.abc import ByteStream
 
-from .._clock import ClockAttribute
-from .._memory import memory_pair
+from .._net.clock import ClockAttribute
+from .._net.memory import memory_pair
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from .. import _memory
 from .._errors import ConnectionRefused
-from .._server import Server
+from .._server.local import named_hubs
+from ._drops import DroppingServer
 from ._faults import FaultyClock, MemoryConnection
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class MemoryHub:
         self._server = self._make_server()
 
     def __enter__(self) -> Self:
-        _memory.stand_ins[self._name] = self
+        named_hubs[self._name] = self
         return self
 
     def __exit__(
@@ -57,14 +57,14 @@ class MemoryHub:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        del _memory.stand_ins[self._name]
+        del named_hubs[self._name]
         self.cut()
 
     def __repr__(self) -> str:
         return f"<hyps.testing.MemoryHub at {self.url}, connections: {len(self._connections)}>"
 
-    def _make_server(self) -> Server:
-        return Server(token=self._token, limits=self._limits)
+    def _make_server(self) -> DroppingServer:
+        return DroppingServer(token=self._token, limits=self._limits)
 
     @property
     def url(self) -> str:
@@ -116,8 +116,7 @@ class MemoryHub:
 
         :param messages: how many of each session's next ones
         """
-        for session in self.broker.sessions:
-            session.drop_next(messages)
+        self._server.drop_next(messages)
 
     # Time
 

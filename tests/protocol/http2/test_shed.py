@@ -8,8 +8,8 @@ from protocol.http2.peer import MESSAGES, PUBLISH, Peer, read_frames, window_fra
 from protocol.pair import connect
 
 from hyps.protocol import Broker, Kind, Limits, encode, records
-from hyps.protocol.http2 import ClientWire, ServerWire
-from hyps.protocol.wire import NativeWire, UnknownWire
+from hyps.protocol._wire.base import NativeWire, UnknownWire
+from hyps.protocol._wire.http2 import ClientWire, ServerWire
 
 SIZES = (1, 100, 5_000, 40_000, 10, 70_000, 3)
 

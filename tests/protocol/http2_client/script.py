@@ -8,7 +8,7 @@ from nim import MESSAGES, PUBLISH, SUBSCRIBE, NimHub
 from protocol.pair import EVERYTHING, drain
 
 from hyps.protocol import Acked, ClientProtocol, Limits, Messages, Rejected, State
-from hyps.protocol.http2 import ClientWire
+from hyps.protocol._wire.http2 import ClientWire
 
 if TYPE_CHECKING:
     from protocol.pair import Event

@@ -17,7 +17,7 @@ from hyps.protocol import (
     State,
     Welcome,
 )
-from hyps.protocol.http2 import ClientWire
+from hyps.protocol._wire.http2 import ClientWire
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 

@@ -1,0 +1,333 @@
+"""One connection to a hub, which is not made again: operations, their answers, room for more.
+
+What outlives it, above all the subscriptions, is in :mod:`hyps._client.reconnector`.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import deque
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final
+
+from anyio.lowlevel import checkpoint
+
+from .._net.backend import Waiter, waiter_type, wake
+from .._net.clock import clock_of
+from .._net.engine import Engine
+from .._net.pump import Pump
+from ..protocol import Acked, ClientProtocol, HypsError, Rejected
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from .._errors import ErrorFactory
+    from .._net.sockets import Transport
+    from ..protocol import ClientEvent, RemoteProtocolError, ServerEvent
+    from ..protocol._records.records import Data
+
+
+class Answer:
+    """The answer to an operation, which comes after those to all operations before it.
+
+    :param operation: its id
+    :param waiter: what its task waits for
+    :param is_own: the one who waits began the operation, and is told if it is refused
+    """
+
+    __slots__ = ("error", "is_here", "is_own", "operation", "waiter")
+
+    def __init__(self, operation: int, waiter: Waiter, *, is_own: bool) -> None:
+        self.operation = operation
+        self.is_own = is_own
+        self.is_here = False
+        self.error: ErrorFactory | None = None
+        self.waiter = waiter
+
+    def come(self, error: ErrorFactory | None) -> None:
+        self.is_here = True
+        self.error = error
+        wake(self.waiter)
+
+    async def wait(self) -> None:
+        """Wait for it; its error is raised."""
+        if self.is_here:
+            await checkpoint()
+        await self.waiter
+        if self.error is not None:
+            raise self.error()
+
+
+_by_operation: Final = attrgetter("operation")
+
+
+class Unheard:
+    """The first error of an operation that nobody awaits. It outlives the link it happened on."""
+
+    __slots__ = ("_error",)
+
+    def __init__(self) -> None:
+        self._error: ErrorFactory | None = None
+
+    def note(self, error: ErrorFactory | None) -> None:
+        if self._error is None:
+            self._error = error
+
+    def take(self) -> HypsError | None:
+        error, self._error = self._error, None
+        return None if error is None else error()
+
+
+class _Reminder:
+    """Something that is to be called once, later."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+        self.is_over = False
+
+    async def tick(self) -> None:
+        """Call it; called by the engine."""
+        self.is_over = True
+        self._call()
+
+
+class Link:
+    """One connection to a hub.
+
+    :param transport: to the hub; closed at the end
+    :param make_protocol: makes the protocol object, given what it is to call when it has output
+    :param unheard: takes the errors of operations that nobody awaits
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        make_protocol: Callable[[Callable[[], None]], ClientProtocol],
+        unheard: Unheard,
+    ) -> None:
+        self._transport = transport
+        self._engine = Engine(clock_of(transport.stream))
+        self._pump = Pump(transport, self._engine, make_protocol)
+        self._new_waiter = waiter_type()
+        self.protocol: ClientProtocol = self._pump.protocol
+        # Why nothing new can be begun; None while it can.
+        self._over: ErrorFactory | None = None
+        self._unheard = unheard
+        # Those who wait, in the order of the operations.
+        self._answers: deque[Answer] = deque()
+        self._last_operation = 0
+        # The last operation whose loss or refusal nobody else would be told.
+        self._unawaited = 0
+        # The last operation that was answered; all before it were too.
+        self._answered = 0
+        self._room: deque[Waiter] = deque()
+        self._reminder: _Reminder | None = None
+
+    # Lifetime
+
+    async def run(
+        self,
+        on_event: Callable[[ClientEvent | ServerEvent], None],
+        on_violation: Callable[[RemoteProtocolError], None],
+    ) -> BaseException | None:
+        """Run the connection until it is closed.
+
+        :param on_event: takes each event
+        :param on_violation: told once if the hub broke the rules
+        :return: what broke the stream, if it did not just end
+        """
+
+        def take(event: ClientEvent | ServerEvent) -> None:
+            if isinstance(event, Acked):
+                self._on_answered(event.operations.stop)
+            elif isinstance(event, Rejected):
+                self._on_rejected(event)
+            on_event(event)
+
+        async with self._engine:
+            await self._pump.run(take, on_violation, self.let_in)
+        return self._pump.broken
+
+    def close(self) -> None:
+        """Send what is queued, collect the answers, and close, all in bounded time."""
+        self._pump.close()
+
+    def cut(self) -> None:
+        """Let the peer see the end, when there is no event loop any more to close the stream."""
+        self._transport.cut()
+
+    def end(self, error: ErrorFactory) -> None:
+        """Begin nothing new. The first reason stays."""
+        if self._over is None:
+            self._over = error
+        while self._room:
+            wake(self._room.popleft())
+
+    def drop(self, error: ErrorFactory) -> None:
+        """Tell everybody who waits that no answer will come."""
+        self.end(error)
+        if self._unawaited > self._answered:
+            self._unheard.note(self._over)
+        self._answered = self._last_operation
+        while self._answers:
+            self._answers.popleft().come(self._over)
+
+    def remind(self, call: Callable[[], None], seconds: float) -> None:
+        """Call something later, once however often this is asked, unless the link has ended."""
+        if self._reminder is None or self._reminder.is_over:
+            self._reminder = _Reminder(call)
+            self._engine.watch(self._reminder, self._engine.clock.now() + seconds)
+
+    # Answers
+
+    def _on_answered(self, stop: int) -> None:
+        self._answered = stop - 1
+        answers = self._answers
+        while answers and answers[0].operation < stop:
+            answers.popleft().come(None)
+
+    def _on_rejected(self, event: Rejected) -> None:
+        self._on_answered(event.operation)
+        self._answered = event.operation
+        error = event.refusals[0].error
+        # Refused channels are told to those who wait for them, by the connection.
+        is_heard = event.refusals[0].channel is not None
+        answers = self._answers
+        while answers and answers[0].operation == event.operation:
+            answer = answers.popleft()
+            is_heard = is_heard or answer.is_own
+            answer.come(error if answer.is_own else None)
+        if not is_heard:
+            self._unheard.note(error)
+
+    def begun(self, operation: int | None) -> int:
+        """Note an operation that was begun, and that is None only where there was nothing to do.
+
+        It is sent at once if all before it were answered: nothing comes along that it could wait
+        for, as long as the answer to it does.
+        """
+        if operation is not None:
+            is_alone = self._last_operation == self._answered
+            self._last_operation = operation
+            if is_alone:
+                self._engine.flush()
+        return self._last_operation
+
+    def expect(self, operation: int, *, is_own: bool) -> Answer:
+        """Give the answer to an operation, to be waited for."""
+        answer = Answer(operation, self._new_waiter(), is_own=is_own)
+        if operation <= self._answered:
+            answer.come(None)
+        elif self._answers and self._answers[-1].operation > operation:
+            insort(self._answers, answer, key=_by_operation)
+        else:
+            self._answers.append(answer)
+        return answer
+
+    async def answered(self, operation: int) -> None:
+        """Wait for the answer to an operation of the caller's; its error is raised."""
+        answer = self.expect(operation, is_own=True)
+        try:
+            await answer.waiter
+        except BaseException:
+            self.abandon((answer,))
+            raise
+        if answer.error is not None:
+            raise answer.error()
+
+    async def wait_for(self, answers: Iterable[Answer]) -> None:
+        """Wait for answers, and raise the first error among them when all are here."""
+        error: HypsError | None = None
+        try:
+            for answer in answers:
+                try:
+                    await answer.wait()
+                except HypsError as caught:
+                    error = error or caught
+        except BaseException:
+            self.abandon(answers)
+            raise
+        if error is not None:
+            raise error
+
+    async def wait_for_all(self) -> None:
+        """Wait until all operations so far are answered.
+
+        :raises ConnectionLost: if the link is lost meanwhile
+        """
+        await self.expect(self._last_operation, is_own=False).wait()
+
+    def abandon(self, answers: Iterable[Answer]) -> None:
+        """Leave answers to ``flush()``: whoever waited for them has been cancelled."""
+        for answer in answers:
+            answer.is_own = False
+            if answer.is_here:
+                self._unheard.note(answer.error)
+            else:
+                self._unawaited = max(self._unawaited, answer.operation)
+
+    def publish_unawaited(self, channel: str, data: Data) -> None:
+        """Publish, and leave the answer to ``flush()``."""
+        self._unawaited = self.begun(self.protocol.publish(channel, data))
+
+    # Room
+
+    @property
+    def is_full(self) -> bool:
+        """Whether who wants to publish must wait for room."""
+        protocol = self.protocol
+        return True if self._room else protocol.backlog >= protocol.limits.max_backlog
+
+    async def wait_for_room(self) -> bool:
+        """Wait for one's turn to publish; call :meth:`let_in` when it is over.
+
+        :return: False if there will be no room, as the link ends
+        """
+        waiter = self._new_waiter()
+        self._room.append(waiter)
+        try:
+            await waiter
+        except BaseException:
+            if waiter in self._room:
+                self._room.remove(waiter)
+            else:
+                self.let_in()
+            raise
+        return self._over is None
+
+    def let_in(self) -> None:
+        """Let the first of those who wait for room go on, if there is room."""
+        if self._room and self.protocol.backlog < self.protocol.limits.max_backlog:
+            wake(self._room.popleft())
+
+
+class Batches:
+    """The answers that a ``publish_many()`` still waits for; it may have begun on another link."""
+
+    def __init__(self) -> None:
+        self._link: Link | None = None
+        self._answers: deque[Answer] = deque()
+
+    @property
+    def failed(self) -> bool:
+        """Whether one is an error. The next one that is due: those behind it come after it."""
+        return bool(self._answers) and self._answers[0].error is not None
+
+    def are_on(self, link: Link | None) -> bool:
+        """Whether they are all on this link, or there are none."""
+        return self._link is link or not self._answers
+
+    def append(self, link: Link, answer: Answer) -> None:
+        answers = self._answers
+        answers.append(answer)
+        while answers and answers[0].is_here and not answers[0].error:
+            answers.popleft()
+        self._link = link
+
+    def abandon(self) -> None:
+        if self._link is not None:
+            self._link.abandon(self._answers)
+
+    async def wait(self) -> None:
+        if self._link is not None:
+            await self._link.wait_for(self._answers)

@@ -1,0 +1,34 @@
+"""How a client connects, as its user has said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import ssl
+
+    from .._net.addresses import Address
+    from ..protocol import Limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a client connects.
+
+    :param addresses: where hubs are, in the order in which they are tried
+    :param token: what the hub knows the client by
+    :param ssl_context: for TLS
+    :param server_hostname: the name that the hub's certificate is for, if it is not the host's
+    :param limits: the client's own bounds
+    :param waits: whether operations wait for a connection that was lost
+    :param reconnect_max_delay: seconds to wait before connecting again, at most
+    """
+
+    addresses: tuple[Address, ...]
+    token: str | None = field(repr=False)
+    ssl_context: ssl.SSLContext | None
+    server_hostname: str | None
+    limits: Limits
+    waits: bool
+    reconnect_max_delay: float

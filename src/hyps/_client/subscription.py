@@ -1,0 +1,368 @@
+"""A subscription: a bounded buffer that its user iterates."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from operator import length_hint
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from .._errors import WouldBlock
+from ..protocol import Gap, Message, encode
+from .buffer import make_buffer
+from .inbox import Inbox
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Generator
+    from types import TracebackType
+    from typing import Self
+
+    from .buffer import Overflow
+    from .reconnector import Connection
+
+if sys.version_info >= (3, 13):
+    from typing import TypeVar
+else:
+    from typing_extensions import TypeVar
+
+#: Runs or batches that a reader takes from its buffer before it lets other tasks run, and messages
+#: that count as another one.
+_RUNS_PER_PASS: Final = 64
+_MESSAGES_OF_RUN: Final = 64
+
+#: What a subscription yields: messages, or with ``gaps=True`` messages and gaps.
+Item = TypeVar("Item", bound=Message | Gap, covariant=True, default=Message)
+
+
+class Subscription(Generic[Item]):
+    """Channels, and the messages that arrive in them. Made by :meth:`Client.subscribe`.
+
+    Enter it, iterate it, leave it::
+
+        async with client.subscribe("foo_ch") as subscription:
+            async for message in subscription:
+                print(message.channel, message.data)
+
+    Its channels may change meanwhile, and several tasks may change them; one at a time may read,
+    and a second one gets ``anyio.BusyResourceError``. Messages of its channels arrive in the order
+    in which the hub took them.
+
+    When the connection is lost the iteration goes on as soon as there is another one; what was
+    published meanwhile is missed. It ends when the subscription was left or the client was shut
+    down, and raises when the connection is lost for good or a hub that it came back to refuses one
+    of the channels, in each case after what is in the buffer.
+
+    The buffer is bounded, and what happens when it is full was chosen with ``overflow``. Each
+    loss is counted and logged; with ``gaps=True`` it is also yielded, as a :class:`Gap` where the
+    messages would have been. Other subscriptions are not affected.
+
+    One that nobody refers to any more and that was not left is left then, with a
+    ``ResourceWarning``.
+    """
+
+    # There can be a great many.
+    __slots__ = (
+        "__weakref__",
+        "_buffer",
+        "_connection",
+        "_inbox",
+        "_request",
+        "_runs_taken",
+        "_yields_gaps",
+    )
+
+    def __init__(
+        self,
+        get_connection: Callable[[], Connection],
+        channels: tuple[str, ...],
+        *,
+        gaps: bool,
+        overflow: Overflow,
+        max_messages: int,
+        max_bytes: int,
+    ) -> None:
+        self._buffer = make_buffer(overflow, max_messages, max_bytes)
+        self._inbox = Inbox(self._buffer)
+        self._yields_gaps = gaps
+        # Until it is entered: what gives the connection, and the channels.
+        self._request: tuple[Callable[[], Connection], tuple[str, ...]] | None
+        self._request = (get_connection, channels)
+        self._connection: Connection | None = None
+        self._runs_taken = 0
+
+    # Lifetime
+
+    async def __aenter__(self) -> Self:
+        if self._request is None:
+            raise RuntimeError("this subscription has been entered before")
+        get_connection, channels = self._request
+        inbox = self._inbox
+        connection = self._connection = get_connection()
+        inbox.losses = connection.losses
+        self._request = None
+        try:
+            await connection.join(inbox, channels)
+        except BaseException:
+            connection.leave_for_good(inbox)
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # Without waiting, so that it works in a cancelled task and in a generator's finaliser.
+        connection = self._once_entered()
+        if exc_type is not GeneratorExit:
+            # Otherwise nobody awaits this any more, and it may be closed anywhere.
+            connection.check_may_close()
+        connection.leave_for_good(self._inbox)
+
+    def __del__(self) -> None:
+        # The connection knows the inbox alone, so this runs when nobody can read or leave it.
+        connection: Connection | None = getattr(self, "_connection", None)
+        if connection is None or self._inbox.is_ended:
+            return
+        # In a child that was forked it is the parent's.
+        if not connection.is_inherited:
+            channels = ", ".join(sorted(self._inbox.held)[:3])
+            connection.leave_soon(self._inbox)
+            warnings.warn(
+                f"a subscription was never left (channels: {channels}): "
+                "async with client.subscribe(...)",
+                ResourceWarning,
+                stacklevel=2,
+            )
+
+    def __repr__(self) -> str:
+        inbox = self._inbox
+        unknown = " and an unknown number" if inbox.missed_unknown else ""
+        return f"<hyps.Subscription, channels: {len(inbox.held)}, missed: {inbox.missed}{unknown}>"
+
+    def __await__(self) -> Generator[Any, Any, NoReturn]:
+        raise TypeError("a subscription is entered: async with client.subscribe(...) as name:")
+
+    # Channels
+
+    @property
+    def channels(self) -> frozenset[str]:
+        """The channels that it holds now."""
+        return frozenset(self._inbox.held)
+
+    async def subscribe(self, *channels: str) -> None:
+        """Add channels; returns when the hub has ACKed. Those that it holds are left alone.
+
+        It is all of them or, if it raises or is cancelled, none.
+
+        :raises InvalidChannel: if a name cannot be a channel's, or the hub refuses it
+        :raises PermissionDenied: if the hub does not allow it, or the session has too many
+        :raises ConnectionLost: if the connection is lost
+        :raises SubscriptionClosed: if the subscription was left
+        """
+        await self._entered().join(self._inbox, channels)
+
+    async def unsubscribe(self, *channels: str) -> None:
+        """Remove channels; returns when the hub has ACKed. Those that it does not hold are ignored.
+
+        Nothing of them arrives from now on. What is in the buffer stays there.
+
+        :raises ConnectionLost: if the connection is lost before the hub ACKed
+        :raises SubscriptionClosed: if the subscription was left
+        """
+        await self._entered().leave_and_wait(self._inbox, channels)
+
+    def _once_entered(self) -> Connection:
+        if self._connection is None:
+            raise RuntimeError("enter the subscription first: async with ... as name:")
+        return self._connection
+
+    def _entered(self) -> Connection:
+        connection = self._once_entered()
+        connection.check_here()
+        self._inbox.check_open()
+        return connection
+
+    # Losses
+
+    @property
+    def missed(self) -> int:
+        """Messages that were lost, as far as they could be counted.
+
+        At the hub, because this process read too slowly; here, because the buffer was full; and
+        between two connections.
+        """
+        return self._inbox.missed
+
+    @property
+    def missed_unknown(self) -> bool:
+        """Whether messages were lost whose number cannot be known, or may have been.
+
+        Over HTTP/2 that is always so: a hub cannot tell there what it has dropped.
+        """
+        return self._inbox.missed_unknown
+
+    # Reading
+
+    def __aiter__(self) -> AsyncIterator[Item]:
+        return self
+
+    async def __anext__(self) -> Item:
+        # Per message: these two lines. The rest is per run.
+        for message in self._buffer.ready:
+            return message  # type: ignore[no-any-return]
+        item = await self._next()
+        if item is None:
+            raise StopAsyncIteration
+        return item
+
+    async def receive(self) -> Item:
+        """Wait for the next message, or gap.
+
+        :raises SubscriptionClosed: if the subscription has ended and nothing is left to read
+        :raises SubscriptionOverflow: the same, if it has ended because its buffer was full
+        :raises ConnectionLost: the same, if it has ended because the connection was lost for good
+        """
+        for message in self._buffer.ready:
+            return message  # type: ignore[no-any-return]
+        item = await self._next()
+        if item is None:
+            raise self._inbox.reason()
+        return item
+
+    def receive_nowait(self) -> Item:
+        """Give the next message, or gap, if there is one.
+
+        :raises WouldBlock: if there is none now
+        :raises SubscriptionClosed: see :meth:`receive`, likewise for the others
+        :raises SubscriptionOverflow:
+        :raises ConnectionLost:
+        """
+        self._check_reader()
+        for message in self._buffer.ready:
+            return message  # type: ignore[no-any-return]
+        item = self._take()
+        if item is not None:
+            return item
+        self._inbox.check_open()
+        raise WouldBlock("there is no message now")
+
+    async def receive_many(self, at_least: int = 1) -> list[Item]:
+        """Wait for messages, or gaps, and give all that are there, in order.
+
+        It gives fewer than asked for if a message finds the buffer full meanwhile, or the
+        subscription ends: then what there is, and it raises only if that is nothing. When it is
+        cancelled they stay where they are.
+
+        :param at_least: how many it waits for, of what the subscription yields; at most
+            ``max_messages``
+        :raises ValueError: if ``at_least`` is out of bounds
+        :raises SubscriptionClosed: see :meth:`receive`, likewise for the others
+        :raises SubscriptionOverflow:
+        :raises ConnectionLost:
+        """
+        self._check_reader()
+        if at_least != 1:
+            await self._wait_for(at_least)
+        items: list[Item] = list(self._buffer.ready)
+        if not items:
+            items.append(await self.receive())
+            items += self._buffer.ready
+        while (item := self._take()) is not None:
+            items.append(item)
+            items += self._buffer.ready
+        return items
+
+    async def _wait_for(self, count: int) -> None:
+        """Wait until so many items are there, or there will be no more of them."""
+        buffer = self._buffer
+        if not 1 <= count <= buffer.max_messages:
+            raise ValueError(
+                f"at_least must be from 1 to max_messages={buffer.max_messages}, not {count}"
+            )
+        buffer.has_overflowed = False
+        while buffer.count_items(gaps=self._yields_gaps) < count and not buffer.has_overflowed:
+            if not await self._wait():
+                break
+
+    async def receive_raw(self) -> bytes:
+        """Do what :meth:`receive_many` does, and give concatenated records.
+
+        For forwarding, to who decodes them with :func:`hyps.protocol.records`, which gives pairs of
+        channel and data, or the like. Unless
+        a run was begun with another method, no message is looked at on the way. Records have no
+        place for gaps: those are only counted.
+
+        :raises SubscriptionClosed: see :meth:`receive`, likewise for the others
+        :raises SubscriptionOverflow:
+        :raises ConnectionLost:
+        """
+        buffer = self._buffer
+        self._check_reader()
+        if self._is_pass_over():
+            await checkpoint()
+            self._check_reader()
+        records = [encode(message.channel, message.data) for message in buffer.ready]
+        while True:
+            while buffer:
+                item = buffer.take()
+                if not isinstance(item, Gap):
+                    records.append(item.records)
+            if records:
+                return b"".join(records)
+            if not await self._wait():
+                raise self._inbox.reason()
+
+    async def _next(self) -> Item | None:
+        """Wait for the next item; None at the subscription's end."""
+        if self._is_pass_over():
+            await checkpoint()
+        self._check_reader()
+        while (item := self._take()) is None:
+            if not await self._wait():
+                if self._inbox.has_failed:
+                    raise self._inbox.reason()
+                break
+        self._runs_taken += length_hint(self._buffer.ready) // _MESSAGES_OF_RUN
+        return item
+
+    def _take(self) -> Item | None:
+        """Take the next item that is to be yielded, if there is one."""
+        buffer = self._buffer
+        item: Any
+        while buffer:
+            item = buffer.take_one()
+            if self._yields_gaps or not isinstance(item, Gap):
+                return item  # type: ignore[no-any-return]
+        return None
+
+    def _is_pass_over(self) -> bool:
+        """Count a run, and tell whether so many were read that it is the turn of other tasks."""
+        self._runs_taken += 1
+        if self._runs_taken < _RUNS_PER_PASS:
+            return False
+        self._runs_taken = 0
+        return True
+
+    def _check_reader(self) -> None:
+        if self._inbox.reader is not None:
+            raise anyio.BusyResourceError("reading from")
+
+    async def _wait(self) -> bool:
+        """Wait for something to take; False if there will be nothing more."""
+        connection = self._once_entered()
+        connection.check_here()
+        inbox = self._inbox
+        if inbox.is_ended:
+            await checkpoint()
+            return False
+        inbox.reader = connection.new_waiter()
+        try:
+            await inbox.reader
+        finally:
+            inbox.reader = None
+        return True

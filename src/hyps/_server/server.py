@@ -1,0 +1,378 @@
+"""The hub: accepts connections and runs a session for each."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+import secrets
+import ssl
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, Final
+
+import anyio
+from anyio.abc import SocketAttribute, TaskStatus
+from anyio.lowlevel import checkpoint
+from anyio.streams.stapled import MultiListener
+
+from .._logs import Log
+from .._net import sockets as _sockets
+from .._net import tls as _tls
+from .._net.addresses import DEFAULT_HOST, DEFAULT_PORT, TCPAddress, UnixAddress
+from .._net.clock import clock_of
+from .._net.engine import Engine
+from .._net.listening import listen
+from .._net.pump import Pump
+from .._net.sockets import Transport
+from .._version import __version__
+from ..protocol import Broker, Limits, ServerProtocol
+from ..protocol._session.server import load_wires
+from .session import Session
+from .strangers import Penalties, Stranger, Strangers
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import AsyncIterator, Sequence
+
+    from anyio.abc import ByteStream, SocketListener
+
+#: At what rate clients are asked to come back when a hub leaves.
+_RECONNECTS_PER_SECOND: Final = 1_000
+
+#: Seconds after which the log is told what was left out of it, at the latest.
+_TELL_OMITTED: Final = 10.0
+
+#: Strangers that are closed at a time when there are no more descriptors.
+_CLOSED_AT_ONCE: Final = 16
+
+
+class Server(anyio.AsyncContextManagerMixin):
+    """A hub. It listens while it is entered.
+
+    :param host: name or address of an interface
+    :param port: 0 for one that is free, see :attr:`urls`
+    :param uds: path of a Unix socket to listen at, instead of host and port
+    :param uds_mode: permissions of the Unix socket, such as 0o660; None leaves them to the umask
+    :param token: what clients must know; None lets everybody in
+    :param ssl_context: for TLS, with the hub's certificate. For clients over HTTP/2 it must offer
+        that: ``ssl_context.set_alpn_protocols(["h2"])``.
+    :param limits: the bounds of the hub
+    :raises CannotListen: on entering, if the address is in use or is not of this machine
+    """
+
+    _broker_type: ClassVar[type[Broker]] = Broker
+    _protocol_type: ClassVar[type[ServerProtocol]] = ServerProtocol
+
+    def __init__(
+        self,
+        host: str = DEFAULT_HOST,
+        port: int = DEFAULT_PORT,
+        *,
+        uds: str | os.PathLike[str] | None = None,
+        uds_mode: int | None = None,
+        token: str | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        if token == "":
+            raise ValueError("an empty token would let everybody in")
+        try:
+            self._token = None if token is None else token.encode()
+        except UnicodeEncodeError:
+            raise ValueError("the token has no UTF-8 form") from None
+        if not 0 <= port <= 65_535:
+            raise ValueError(f"port must be between 0 and 65535, not {port}")
+        self._address: TCPAddress | UnixAddress
+        if uds is None:
+            self._address = TCPAddress(host, port, "hyps" if ssl_context is None else "hypss")
+        elif ssl_context is None:
+            self._address = UnixAddress(os.path.abspath(uds))
+        else:
+            raise ValueError("there is no TLS over Unix sockets")
+        if uds_mode is not None and (uds is None or not 0 <= uds_mode <= 0o777):
+            raise ValueError("uds_mode is for a Unix socket, from 0o000 to 0o777")
+        self._uds_mode = uds_mode
+        self._ssl_context = ssl_context
+        self._broker = self._broker_type(secrets.token_hex(6), limits, self._on_chore)
+        limits = self._broker.limits
+        self._log = Log("hyps.server")
+        self._strangers = Strangers(limits.max_strangers, limits.max_strangers_per_address)
+        # A client that is not answered in time is given up.
+        self._penalties = Penalties(limits.hello_timeout / 2)
+        # Set when there is something to do; while somebody waits for it.
+        self._chore: anyio.Event | None = None
+        self._pumps: set[Pump[ServerProtocol]] = set()
+        self._accepted = 0
+        self._is_leaving = False
+        self._all_left: anyio.Event | None = None
+        self._urls: tuple[str, ...] = ()
+        self._socket_id: tuple[int, int] | None = None
+
+    @property
+    def broker(self) -> Broker:
+        """The channels, the sessions, and what was published, delivered and missed."""
+        return self._broker
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """What clients connect to; empty until the server listens."""
+        return self._urls
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncIterator[Server]:
+        self._is_leaving = False
+        load_wires()
+        listeners = await listen(self._address, self._uds_mode)
+        if isinstance(self._address, UnixAddress):
+            self._socket_id = _file_id(self._address.path)
+        addresses = [self._bound_address(listener) for listener in listeners]
+        self._urls = tuple(map(str, addresses))
+        self._warn_if_open(addresses)
+        try:
+            async with MultiListener(listeners), Engine() as engine:
+                engine.start_soon(self._keep_house)
+                for listener in listeners:
+                    engine.start_soon(self._accept, listener, engine)
+                try:
+                    yield self
+                finally:
+                    await self._leave(listeners)
+        finally:
+            self._remove_socket()
+
+    def _warn_if_open(self, addresses: Sequence[TCPAddress | UnixAddress]) -> None:
+        """Say so if whoever can reach this machine is let in."""
+        asks = self._token is not None or (
+            self._ssl_context is not None and self._ssl_context.verify_mode == ssl.CERT_REQUIRED
+        )
+        hosts = [each.host for each in addresses if isinstance(each, TCPAddress)]
+        is_local = all(ipaddress.ip_address(host.partition("%")[0]).is_loopback for host in hosts)
+        if not (asks or is_local):
+            self._log.warning(
+                "everybody who reaches %s is let in: there is no token", ", ".join(self._urls)
+            )
+
+    def _on_chore(self) -> None:
+        if self._chore is not None:
+            self._chore.set()
+
+    async def _keep_house(self) -> None:
+        """Let the broker do what is nobody's: forget channels, and other work in slices."""
+        # Nobody tells when the first channel is left that is to be forgotten.
+        longest = min(self._broker.limits.keep_time, _TELL_OMITTED)
+        while True:
+            self._chore = anyio.Event()
+            now = anyio.current_time()
+            try:
+                delay = self._broker.tick(now) - now
+            except Exception:
+                # A defect of the hub. It must not end the sessions.
+                self._log.exception("internal error")
+                delay = longest
+            self._log.tell_omitted()
+            if delay <= 0:
+                await checkpoint()
+            else:
+                with anyio.move_on_after(min(delay, longest)):
+                    await self._chore.wait()
+
+    def _bound_address(self, listener: SocketListener) -> TCPAddress | UnixAddress:
+        if isinstance(self._address, UnixAddress):
+            return self._address
+        address = listener.extra(SocketAttribute.local_address)
+        assert isinstance(address, tuple)
+        return replace(self._address, host=address[0], port=address[1])
+
+    def _remove_socket(self) -> None:
+        """Remove the Unix socket's file, unless it is another server's by now."""
+        if isinstance(self._address, UnixAddress) and self._socket_id is not None:
+            if _file_id(self._address.path) == self._socket_id:
+                os.unlink(self._address.path)
+            self._socket_id = None
+
+    async def _leave(self, listeners: Sequence[SocketListener]) -> None:
+        """Stop accepting, and give the sessions their time to end."""
+        self._is_leaving = True
+        self._remove_socket()
+        # Not all at once: the hub that they go to should not have to open all sessions in the same
+        # moment.
+        for number, pump in enumerate(self._pumps):
+            pump.protocol.go_away("the hub is shutting down", number / _RECONNECTS_PER_SECOND)
+        try:
+            # Shielded, as being cancelled is how a server is usually told to leave.
+            with anyio.move_on_after(self._broker.limits.close_timeout, shield=True):
+                for listener in listeners:
+                    await _sockets.close(listener)
+                if self._pumps:
+                    self._all_left = anyio.Event()
+                    await self._all_left.wait()
+        finally:
+            # Also when asyncio itself cancels the task, which no shield prevents.
+            self._all_left = None
+            for pump in self._pumps:
+                pump.abort()
+
+    async def _accept(self, listener: SocketListener, engine: Engine) -> None:
+        while True:
+            try:
+                raw = await _sockets.accept(listener)
+            except anyio.ClosedResourceError:
+                return
+            except OSError as error:
+                self._log.warning("cannot accept a connection: %s", error)
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    for _ in range(_CLOSED_AT_ONCE):
+                        self._strangers.close_oldest()
+                await anyio.sleep(0.1)
+            else:
+                engine.start_soon(self._welcome, raw, engine)
+
+    async def _welcome(self, raw: socket.socket, engine: Engine) -> None:
+        try:
+            transport = await _sockets.adopt(raw)
+        except OSError:
+            return
+        stream = transport.stream
+        host, name = _peer(stream)
+        scope = anyio.CancelScope()
+        stranger = Stranger(host, scope.cancel)
+        closed = self._strangers.enter(stranger)
+        if closed is not None:
+            self._log.warning(
+                "%s: closed: it had not opened a session, and there are too many such",
+                closed.address,
+            )
+        try:
+            with scope:
+                if self._ssl_context is not None:
+                    transport = Transport(await self._wrap(stream, self._ssl_context))
+                # One that was accepted while the server was left would be missed by the goodbyes.
+                if not self._is_leaving:
+                    # Shielded: when the server is cancelled its sessions have time to end.
+                    await self._serve_session(transport, engine, stranger, name, shield=True)
+        except (OSError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
+            # TimeoutError is an OSError too.
+            self._log.warning("%s: refused (tls): %s", name, str(error) or repr(error))
+        except Exception:
+            # A defect of the hub. It must not end the others.
+            self._log.exception("%s: internal error", name)
+        finally:
+            self._strangers.leave(stranger)
+            await anyio.aclose_forcefully(stream)
+
+    async def _wrap(self, stream: ByteStream, ssl_context: ssl.SSLContext) -> ByteStream:
+        with anyio.fail_after(self._broker.limits.hello_timeout):
+            return await _tls.wrap(stream, ssl_context, server_side=True)
+
+    async def handle(self, stream: ByteStream) -> None:
+        """Serve one connection over any byte stream, and close it.
+
+        :param stream: what a client is at the other end of
+        """
+        host, name = _peer(stream)
+        async with Engine(clock_of(stream)) as engine:
+            stranger = Stranger(host, lambda: None)
+            await self._serve_session(Transport(stream), engine, stranger, name, shield=False)
+            with anyio.CancelScope(shield=True):
+                # For servers that are not entered, of which nobody else tells the time.
+                while self._broker.tick(now := engine.clock.now()) <= now:
+                    await checkpoint()
+
+    async def _serve_session(
+        self, transport: Transport, engine: Engine, stranger: Stranger, peer: str, *, shield: bool
+    ) -> None:
+        self._accepted += 1
+        number = str(self._accepted)
+        pump = Pump(
+            transport,
+            engine,
+            lambda on_output: self._protocol_type(
+                self._broker,
+                session=number,
+                server=f"hyps-py/{__version__}",
+                on_output=on_output,
+            ),
+            shield=shield,
+        )
+        stranger.abort = pump.abort
+        session = Session(
+            pump.protocol,
+            f"{number} ({peer})",
+            host=stranger.address,
+            token=self._token,
+            penalties=self._penalties,
+            engine=engine,
+            log=self._log,
+            on_open=lambda: self._strangers.leave(stranger),
+        )
+        self._pumps.add(pump)
+        try:
+            await pump.run(session.on_event, session.on_violation)
+        except Exception:
+            # A defect of the hub. It ends this session and must not end the others.
+            self._log.exception("session %s: internal error", session.name)
+        finally:
+            pump.protocol.close()
+            pump.protocol.discard()
+            self._pumps.discard(pump)
+            session.end()
+            if self._all_left is not None and not self._pumps:
+                self._all_left.set()
+
+
+def _peer(stream: ByteStream) -> tuple[str, str]:
+    """Give the address of a stream's other end, and how it is called in the log."""
+    try:
+        address = stream.extra(SocketAttribute.remote_address, None)
+    except Exception:
+        # Of a connection that was reset already, uvloop has no socket, which AnyIO does not expect.
+        return "", "gone already"
+    if isinstance(address, tuple):
+        return str(address[0]), f"{address[0]}:{address[1]}"
+    return "", "local"
+
+
+def _file_id(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+async def serve(
+    host: str = DEFAULT_HOST,
+    port: int = DEFAULT_PORT,
+    *,
+    uds: str | os.PathLike[str] | None = None,
+    uds_mode: int | None = None,
+    token: str | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    limits: Limits | None = None,
+    task_status: TaskStatus[Server] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a hub until cancelled.
+
+    :param host: name or address of an interface
+    :param port: 0 for one that is free
+    :param uds: path of a Unix socket to listen at, instead of host and port
+    :param uds_mode: permissions of the Unix socket, see :class:`Server`
+    :param token: what clients must know; None lets everybody in
+    :param ssl_context: for TLS, see :class:`Server`
+    :param limits: the bounds of the hub
+    :param task_status: for ``task_group.start()``, which returns the :class:`Server`
+    :raises CannotListen: if the address is in use or is not of this machine
+    """
+    server = Server(
+        host,
+        port,
+        uds=uds,
+        uds_mode=uds_mode,
+        token=token,
+        ssl_context=ssl_context,
+        limits=limits,
+    )
+    async with server:
+        task_status.started(server)
+        await anyio.sleep_forever()

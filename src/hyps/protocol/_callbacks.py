@@ -1,0 +1,5 @@
+"""What stands in the place of a callback that nobody gave."""
+
+
+def nothing() -> None:
+    """Do nothing."""

@@ -1,0 +1,563 @@
+"""The client's end of a connection."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from .._callbacks import nothing
+from .._records.position import MAX_COUNT, is_position, parse_position
+from .._records.records import (
+    RECORD_OVERHEAD,
+    cut,
+    decode_channel,
+    find_runs,
+    pack,
+    pack_length,
+    pairs,
+    scan,
+)
+from .._records.runs import Run, join
+from .._wire.base import NativeWire
+from .._wire.fields import Fields, dump
+from .._wire.frames import Kind
+from ..errors import RemoteProtocolError
+from ..events import (
+    Acked,
+    Gap,
+    GapReason,
+    GoingAway,
+    Lost,
+    Messages,
+    Rejected,
+    Welcome,
+)
+from ..limits import (
+    MAX_FRAME_CEILING,
+    MAX_OPENING_FRAME,
+    Limits,
+)
+from .channels import (
+    Channel,
+    answer_for,
+    encode_channels,
+    find_granted,
+    fresh,
+    pack_chunks,
+)
+from .endpoint import Endpoint, State
+from .operations import Operation, Operations
+from .requests import Requests
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from .._records.records import Data
+    from .._records.runs import Batch, Message
+    from .._wire.base import Wire
+
+#: The longest delay that a GOAWAY may ask for, in seconds.
+_MAX_RECONNECT_AFTER: Final = 86_400
+
+#: What stands for a channel without a SUBSCRIBE on its way.
+_NOT_JOINING: Final = (math.inf, 0, b"")
+
+
+def _is_text(text: str) -> bool:
+    # The error has the text in it, so nothing may be raised as its consequence.
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+_ClientOnly = Welcome | Acked | Rejected | Lost | Messages | Gap | GoingAway
+
+
+class ClientProtocol(Endpoint[_ClientOnly]):
+    """A client's end of one connection, without I/O.
+
+    Pass what the hub sends to :meth:`receive_data`, call :meth:`next_event` until it gives
+    ``NEED_DATA``, and send what :meth:`data_to_send` gives. Once :class:`Welcome` came, the
+    operations may be called. Each returns an id, and each id stands in exactly one
+    :class:`Acked`, :class:`Rejected` or :class:`Lost`, in the order of the ids.
+
+    :param client: name and version of the program
+    :param token: what the hub knows it by, if it asks
+    :param limits: ``hello_timeout`` and ``max_backlog`` are the client's own; the rest is told
+        by the hub
+    :param on_output: called when there is something to send after there was nothing. It must
+        not call this object.
+    :param wire: what it speaks; None is the native wire
+    :raises ValueError: if the token is too long to be sent, or has no UTF-8 form
+    """
+
+    _PEER = "hub"
+
+    def __init__(
+        self,
+        *,
+        client: str = "hyps",
+        token: str | None = None,
+        limits: Limits | None = None,
+        on_output: Callable[[], object] = nothing,
+        wire: Wire | None = None,
+    ) -> None:
+        wire = wire or NativeWire(MAX_OPENING_FRAME, preface=False)
+        self._requests = Requests(wire, on_output)
+        super().__init__(limits or Limits(), wire, self._requests)
+        self._welcome: Welcome | None = None
+        self._operations = Operations()
+        # Channels whose messages are handed out. Those of others are ignored: what arrives for a
+        # channel after its UNSUBSCRIBE was queued is nobody's.
+        self._channels: dict[bytes, Channel] = {}
+        # Channels with a SUBSCRIBE on its way: the ids of the first and the last one since the
+        # last UNSUBSCRIBE, as the first answer among theirs that grants the channel makes it
+        # known; and where it stood before, if that is to be compared.
+        self._joining: dict[str, tuple[int, int, bytes]] = {}
+        if token is not None and not isinstance(token, str):
+            raise TypeError(f"a token must be a str, not {type(token).__name__}")
+        hello = dump(client=client, token=token, features=[])
+        if len(hello) >= MAX_OPENING_FRAME:
+            raise ValueError("the token is too long")
+        if not _is_text(token or ""):
+            raise ValueError("the token has no UTF-8 form")
+        self._output.put_urgent(Kind.HELLO, hello)
+
+    # Operations
+
+    def publish(self, channel: str, data: Data) -> int:
+        """Publish one message.
+
+        :param channel: name of the channel
+        :param data: the message
+        :return: the operation's id
+        :raises InvalidChannel: if the name cannot be a channel's
+        :raises MessageTooLarge: if the hub would not take it
+        :raises LocalProtocolError: if the state does not allow it
+        """
+        # Per message.
+        if self._state is not State.OPEN:
+            raise self._forbid("publish()")
+        self._requests.publish(channel, data)
+        return self._operations.begin_single(Kind.PUBLISH_ACK)
+
+    def publish_many(
+        self, messages: Iterable[tuple[str, Data] | Message], *, one_frame: bool = False
+    ) -> int | None:
+        """Publish messages. If one of them is wrong, none of this call's is.
+
+        :param messages: channel and message of each, or each as a :class:`Message`
+        :param one_frame: take no more messages than make one frame. Give an iterator, and the next
+            call goes on from there.
+        :return: the operation's id, whose refusals' indexes are those of the messages; None if
+            there were no messages
+        :raises InvalidChannel: if a name cannot be a channel's
+        :raises MessageTooLarge: if the hub would not take one of them
+        :raises TypeError: if they are something else
+        :raises LocalProtocolError: if the state does not allow it
+        """
+        self._check_open("publish_many()")
+        iterator = pairs(messages)
+        chunks: list[tuple[bytes, int]] = []
+        while frame := self._requests.encode_frame(iterator):
+            chunks += frame
+            if one_frame:
+                break
+        return self._put(Kind.PUBLISH, Kind.PUBLISH_ACK, chunks)
+
+    def subscribe(
+        self, channels: Iterable[str], positions: Mapping[str, bytes] | None = None
+    ) -> int | None:
+        """Subscribe channels. Those that are subscribed stay so.
+
+        :param channels: their names
+        :param positions: where channels stood when an earlier connection was lost, as
+            :meth:`position` gave it. What was missed since comes as a :class:`Gap`.
+        :return: the operation's id, whose refusals' indexes are those of the channels; None if
+            there were no channels
+        :raises InvalidChannel: if a name cannot be a channel's
+        :raises ValueError: if a position is none
+        :raises LocalProtocolError: if the state does not allow it
+        """
+        welcome = self._check_open("subscribe()")
+        channels = list(channels)
+        names = self._encode_channels(welcome, channels)
+        before = positions or {}
+        if not all(map(is_position, before.values())):
+            raise ValueError("positions are what position() gave")
+        most = self._requests.chunk_records
+        chunks: Iterable[tuple[bytes, int]]
+        if before:
+            pairs = zip(names, channels, strict=True)
+            records = [pack(name, before.get(channel, b"")) for name, channel in pairs]
+            chunks = self._output.cut(records, most)
+        else:
+            chunks = pack_chunks(names, b"", self._output.frame_size, most)
+        operation = self._put(Kind.SUBSCRIBE, Kind.SUBSCRIBE_ACK, chunks, channels)
+        if operation is None:
+            return None
+        known, joining = self._channels, self._joining
+        # One for all that have nothing of their own.
+        joined = (operation, operation, b"")
+        if not before and not joining and known.keys().isdisjoint(names):
+            self._joining = dict.fromkeys(channels, joined)
+            return operation
+        for name, channel in zip(names, channels, strict=True):
+            if name not in known:
+                if channel in joining:
+                    first, _, position = joining[channel]
+                    joining[channel] = (first, operation, position)
+                elif channel in before:
+                    joining[channel] = (operation, operation, before[channel])
+                else:
+                    joining[channel] = joined
+        return operation
+
+    def unsubscribe(self, channels: Iterable[str]) -> int | None:
+        """Unsubscribe channels. From now on nothing of them is handed out.
+
+        :param channels: their names
+        :return: the operation's id; None if there were no channels
+        :raises InvalidChannel: if a name cannot be a channel's
+        :raises LocalProtocolError: if the state does not allow it
+        """
+        welcome = self._check_open("unsubscribe()")
+        channels = list(channels)
+        names = self._encode_channels(welcome, channels)
+        most = self._requests.chunk_records
+        chunks = pack_chunks(names, b"", self._output.frame_size, most)
+        operation = self._put(Kind.UNSUBSCRIBE, Kind.UNSUBSCRIBE_ACK, chunks)
+        for channel, name in zip(channels, names, strict=True):
+            self._channels.pop(name, None)
+            self._joining.pop(channel, None)
+        return operation
+
+    def position(self, channel: str) -> bytes | None:
+        """Where a channel stands: what was handed out and counted up to now.
+
+        :return: None if the channel is not subscribed
+        """
+        found = self._channels.get(channel.encode())
+        return None if found is None else found.position
+
+    @property
+    def counts_losses(self) -> bool:
+        """Whether the hub tells of each message that it drops; not every wire has words for it."""
+        return self._wire.counts_losses
+
+    @property
+    def in_flight(self) -> int:
+        """Records that were handed out to be sent and have no answer yet."""
+        return 0 if self._welcome is None else int(self._welcome.max_in_flight - self._output.room)
+
+    @property
+    def unanswered(self) -> int:
+        """Operations that have no answer yet."""
+        return len(self._operations)
+
+    def close(self) -> None:
+        """Begin nothing new, and finish what was begun. Harmless when closed.
+
+        Send what is queued, half-close when :attr:`eof_is_due`, and go on receiving, all in bounded
+        time: the answers come before the hub closes.
+        """
+        if self._state is State.OPEN:
+            self._state = State.DRAINING
+            self._output.wake()
+        elif self._state is not State.DRAINING:
+            self._close()
+
+    @property
+    def eof_is_due(self) -> bool:
+        is_over = self._state is State.CLOSED or (
+            self._state is State.DRAINING and (self._wire.may_half_close or not self._operations)
+        )
+        return is_over and not self._output
+
+    @property
+    def is_finished(self) -> bool:
+        return self.eof_is_due and not self._operations
+
+    def _check_open(self, what: str) -> Welcome:
+        if self._state is not State.OPEN or self._welcome is None:
+            raise self._forbid(what)
+        return self._welcome
+
+    def _encode_channels(self, welcome: Welcome, channels: list[str]) -> list[bytes]:
+        # Not by way of the cache: they are many, and each comes once.
+        names = encode_channels(channels)
+        longest = max(names, key=len, default=b"")
+        if len(longest) > welcome.max_channel:
+            raise self._requests.too_long(longest)
+        return names
+
+    def _put(
+        self,
+        kind: Kind,
+        answer: Kind,
+        chunks: Iterable[tuple[bytes, int]],
+        channels: list[str] | None = None,
+    ) -> int | None:
+        records = 0
+        for body, count in chunks:
+            self._output.put(kind, body, count)
+            records += count
+        return self._operations.begin(answer, records, channels) if records else None
+
+    # Frames
+
+    def _on_welcome(self, body: bytes) -> None:
+        fields = Fields("WELCOME", body)
+        max_message = fields.integer("max_message", 1, MAX_FRAME_CEILING)
+        max_channel = fields.integer("max_channel", 1, MAX_FRAME_CEILING)
+        largest = max_message + max_channel + RECORD_OVERHEAD
+        max_frame = fields.integer("max_frame", 1 + largest, MAX_FRAME_CEILING)
+        welcome = Welcome(
+            server=fields.text("server"),
+            session=fields.text("session"),
+            features=fields.texts("features"),
+            heartbeat=fields.integer("heartbeat", 1, 3600),
+            max_message=max_message,
+            max_channel=max_channel,
+            max_frame=max_frame,
+            max_channels=fields.integer("max_channels", 1, MAX_COUNT),
+            max_in_flight=fields.integer("max_in_flight", 1, MAX_COUNT),
+        )
+        self._state = State.OPEN
+        self._welcome = welcome
+        self._requests.open(welcome)
+        self._heartbeat = welcome.heartbeat
+        self._wire.max_frame = max_frame
+        self._events.append(welcome)
+
+    def _on_codes(self, kind: Kind, codes: bytes, held: int | None = None) -> None:
+        """Hand out codes to the operations that wait for them, in order.
+
+        :param held: see :class:`Refusal`
+        """
+        if not codes:
+            raise RemoteProtocolError(f"{kind.name}: no codes")
+        if len(codes) > self.in_flight:
+            raise RemoteProtocolError(f"{kind.name}: answers what was not sent")
+        self._output.room += len(codes)
+        self._operations.answer(kind, codes, self._events.append, held)
+        if self._output or self._state is not State.OPEN:
+            # There is room in flight, or nothing left to wait for.
+            self._output.wake()
+
+    def _on_publish_ack(self, body: bytes) -> None:
+        self._on_codes(Kind.PUBLISH_ACK, body)
+
+    def _on_unsubscribe_ack(self, body: bytes) -> None:
+        self._on_codes(Kind.UNSUBSCRIBE_ACK, body)
+
+    def _on_subscribe_ack(self, body: bytes) -> None:
+        if not body:
+            raise RemoteProtocolError("a frame without records")
+        position = 0
+        while position < len(body):
+            position = self._take_answers(body, position)
+
+    def _take_answers(self, body: bytes, position: int) -> int:
+        """Take answers to the first operation, as many as there are.
+
+        :param position: where the first starts
+        :return: the offset behind the last
+        """
+        operation = self._operations.first
+        if operation is None or operation.channels is None:
+            raise RemoteProtocolError("SUBSCRIBE_ACK: nothing to answer")
+        joining = self._joining
+        if stop := self._take_alike(operation, operation.channels, body, position):
+            return stop
+        done = operation.records - operation.unanswered
+        codes: list[bytes] = []
+        code = generation = tail = b""
+        granted = False
+        count = 0
+        try:
+            # Per channel. Most are new, and stand where the one before stands: what comes next is
+            # known then, and is compared and not scanned.
+            for index in range(done, min(operation.records, done + self.in_flight)):
+                channel = operation.channels[index]
+                name = channel.encode()
+                if not tail or not body.startswith(
+                    pack_length(len(name) + len(tail)) + name + tail, position
+                ):
+                    answer = answer_for(name, body, position)
+                    code = answer[:1]
+                    granted = code == b"k"
+                    tail = b"\n%b\n" % answer
+                    if granted:
+                        generation, count = parse_position(answer[1:])
+                position += 4 + len(name) + len(tail)
+                codes.append(code)
+                first, last, before = joining.get(channel, _NOT_JOINING)
+                if first <= operation.number:
+                    if granted or last == operation.number:
+                        del joining[channel]
+                    if granted:
+                        self._channels[name] = (
+                            Channel(channel, generation, count) if count else fresh(generation)
+                        )
+                        if before:
+                            known = Channel(channel, *parse_position(before))
+                            self._on_position(known, generation, count, "reconnect")
+                elif granted and name in self._channels and self.counts_losses:
+                    # Subscribed before; the answer says where it stands, which is known.
+                    known = self._channels[name].own(name, self._channels)
+                    self._on_position(known, generation, count, "hub")
+                if position == len(body):
+                    return position
+            if len(codes) < operation.unanswered:
+                raise RemoteProtocolError("SUBSCRIBE_ACK: answers what was not sent")
+        finally:
+            if not joining:
+                # Or its memory is kept, which is as much as for the channels themselves.
+                joining.clear()
+            if codes:
+                held = len(self._channels)
+                is_full = self._welcome is not None and held >= self._welcome.max_channels
+                self._on_codes(Kind.SUBSCRIBE_ACK, b"".join(codes), held if is_full else None)
+        return position
+
+    def _take_alike(
+        self, operation: Operation, channels: list[str], body: bytes, position: int
+    ) -> int:
+        """Take answers that say of many channels what is the usual.
+
+        :return: the offset behind the last; 0 if each is to be looked at
+        """
+        done = operation.records - operation.unanswered
+        found = find_granted(channels, done, self.in_flight, body, position)
+        if found is None:
+            return 0
+        names, generation, position = found
+        channels = channels[done : done + len(names)]
+        # Neither another SUBSCRIBE nor an UNSUBSCRIBE is about any of them, and no position.
+        joined = (operation.number, operation.number, b"")
+        if list(map(self._joining.get, channels)).count(joined) != len(channels):
+            return 0
+        self._channels.update(dict.fromkeys(names, fresh(generation)))
+        for channel in channels:
+            self._joining.pop(channel, None)
+        if not self._joining:
+            self._joining.clear()
+        self._on_codes(Kind.SUBSCRIBE_ACK, b"k" * len(names))
+        return position
+
+    def _on_position(
+        self, channel: Channel, generation: bytes, count: int, reason: GapReason
+    ) -> None:
+        """Compare where a channel stands with what was handed out of it."""
+        if generation != channel.generation or count < channel.count:
+            self._events.append(Gap(channel.name, None, reason))
+        elif count > channel.count:
+            self._events.append(Gap(channel.name, count - channel.count, reason))
+        channel.generation = generation
+        channel.count = count
+
+    def _on_messages(self, body: bytes) -> None:
+        if not body:
+            raise RemoteProtocolError("MESSAGES: no records")
+        contents: list[bytes] | None = None
+        if (whole := cut(body)) is None:
+            names, stops, counts, error = find_runs(body)
+        else:
+            prefix, contents = whole
+            names, stops, counts, error = [prefix[:-1]], [len(body)], [len(contents)], None
+        batches: list[Run | Batch] = []
+        # Neighbours that are wanted, and where they start.
+        parts: list[tuple[str, int, int]] = []
+        start = 0
+        try:
+            # Per run, and so per message where no two neighbours are of one channel.
+            found = map(self._channels.get, names)
+            for channel, name, stop, count in zip(found, names, stops, counts, strict=True):
+                if channel is not None:
+                    if channel.count > MAX_COUNT - count:
+                        # Or it is the first message.
+                        channel = channel.own(name, self._channels)
+                        if channel.count > MAX_COUNT - count:
+                            raise RemoteProtocolError("MESSAGES: more than can be counted")
+                    channel.count += count
+                    parts.append((channel.name, stop, count))
+                else:
+                    decode_channel(name)
+                    if parts:
+                        batches.append(join(body, start, parts))
+                        parts = []
+                    start = stop
+            if error is not None:
+                raise error
+        finally:
+            if parts:
+                batches.append(join(body, start, parts, contents))
+            if batches:
+                self._events.append(Messages(batches))
+
+    def _on_gap(self, body: bytes) -> None:
+        for name, position in _each_record(body):
+            channel = self._channels.get(name)
+            if not self.counts_losses:
+                # The wire itself left one out, that was too large for this client.
+                if channel is not None:
+                    channel = channel.own(name, self._channels)
+                    self._on_position(channel, channel.generation, channel.count + 1, "client")
+                continue
+            generation, count = parse_position(position)
+            if channel is not None:
+                self._on_position(channel.own(name, self._channels), generation, count, "hub")
+
+    def _on_goaway(self, body: bytes) -> None:
+        fields = Fields("GOAWAY", body)
+        event = GoingAway(
+            fields.text("reason"), fields.seconds("reconnect_after", _MAX_RECONNECT_AFTER)
+        )
+        self._events.append(event)
+        self.close()
+
+    def _close(self) -> None:
+        super()._close()
+        self._output.clear()
+        lost = self._operations.lose()
+        if lost is not None and self._welcome is not None:
+            self._output.room = self._welcome.max_in_flight
+            self._events.append(lost)
+
+    _OPEN: ClassVar[Mapping[int, Callable[[ClientProtocol, bytes], None]]] = {
+        Kind.PUBLISH_ACK: _on_publish_ack,
+        Kind.SUBSCRIBE_ACK: _on_subscribe_ack,
+        Kind.UNSUBSCRIBE_ACK: _on_unsubscribe_ack,
+        Kind.MESSAGES: _on_messages,
+        Kind.GAP: _on_gap,
+        Kind.PING: Endpoint._on_ping,
+        Kind.PONG: Endpoint._on_pong,
+        Kind.GOAWAY: _on_goaway,
+        Kind.ERROR: Endpoint._on_error,
+    }
+    _TABLE: ClassVar[Mapping[State, Mapping[int, Callable[[ClientProtocol, bytes], None]]]] = {
+        State.OPENING: {
+            Kind.WELCOME: _on_welcome,
+            Kind.GOAWAY: _on_goaway,
+            Kind.ERROR: Endpoint._on_error,
+        },
+        State.OPEN: _OPEN,
+        State.DRAINING: _OPEN,
+    }
+
+
+def _each_record(body: bytes) -> Iterator[tuple[bytes, bytes]]:
+    if not body:
+        raise RemoteProtocolError("a frame without records")
+    position = 0
+    for name, stop, count in scan(body):
+        channel = decode_channel(name)
+        if count == 1:
+            yield name, body[position + 5 + len(name) : stop - 1]
+        else:
+            for message in Run(channel, body[position:stop], count).messages:
+                yield name, message.data
+        position = stop

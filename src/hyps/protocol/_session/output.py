@@ -1,0 +1,228 @@
+"""What waits to be sent: batches that form by themselves, because neighbours are merged."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from .._callbacks import nothing
+from .._records.records import MERGED_SIZE
+from .._wire.frames import Kind
+from ..limits import CHUNK_OVERHEAD
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .._wire.base import Wire
+
+#: Kinds whose body is a list, so that two bodies make one.
+_LISTS: Final = frozenset(
+    {
+        Kind.PUBLISH,
+        Kind.PUBLISH_ACK,
+        Kind.SUBSCRIBE,
+        Kind.SUBSCRIBE_ACK,
+        Kind.UNSUBSCRIBE,
+        Kind.UNSUBSCRIBE_ACK,
+        Kind.MESSAGES,
+        Kind.GAP,
+    }
+)
+
+#: Kind, body and items.
+Chunk = tuple[int, bytes, int]
+
+
+class OutputQueue:
+    """Bodies of frames in the order in which they are sent.
+
+    What :meth:`take` handed out counts as queued until the next call: until then it is in the
+    hands of the I/O layer, and in memory.
+
+    ``items`` counts what waits and the bound of the side that queues is about: a hub counts the
+    answers that it owes, a client the records that it sends. ``room`` is how many of them may be
+    taken; who bounds them adds to it when the peer has answered.
+
+    :param wire: encodes the frames; what it holds back counts as queued. May be changed.
+    :param on_output: called when there is something to take after :meth:`take` gave nothing
+    """
+
+    __slots__ = (
+        "_chunks",
+        "_held",
+        "_idle",
+        "_leaving",
+        "_on_output",
+        "_urgent",
+        "frame_size",
+        "items",
+        "items_size",
+        "queued",
+        "room",
+        "wire",
+    )
+
+    def __init__(self, wire: Wire, on_output: Callable[[], object]) -> None:
+        self.wire: Wire = wire
+        self._held = 0
+        self._on_output = on_output
+        # A deque from the second on: it takes 760 bytes, and most chunks are taken before there is
+        # another.
+        self._chunks: tuple[()] | tuple[Chunk] | deque[Chunk] = ()
+        # A tuple, as an empty list takes memory of its own.
+        self._urgent: tuple[tuple[int, bytes], ...] = ()
+        self._idle = True
+        self._leaving = 0
+        self.room: float = math.inf
+        self.queued: int = 0
+        self.items: int = 0
+        #: Bytes of the chunks that have items.
+        self.items_size: int = 0
+        #: Bytes up to which neighbours are merged.
+        self.frame_size: int = MERGED_SIZE
+
+    def __bool__(self) -> bool:
+        return bool(self._chunks or self._urgent or self.wire.held)
+
+    def cut(self, records: list[bytes], most: int | None = None) -> list[tuple[bytes, int]]:
+        """Join records, none of which is large, to chunks of which each fits into a frame.
+
+        :param most: records in a chunk, at most
+        :return: the chunks, and how many records each has
+        """
+        fitting = max(1, self.frame_size // max(map(len, records), default=1))
+        count = fitting if most is None else min(most, fitting)
+        batches = [records[start : start + count] for start in range(0, len(records), count)]
+        return [(b"".join(batch), len(batch)) for batch in batches]
+
+    def put(self, kind: int, body: bytes, items: int = 0) -> None:
+        """Append the body of a frame, or a part of it where the kind is a list."""
+        # Per run and session at the hub, as is taking it.
+        size = len(body)
+        chunks = self._chunks
+        if not chunks:
+            self._chunks = ((kind, body, items),)
+        elif type(chunks) is deque:
+            chunks.append((kind, body, items))
+        else:
+            self._chunks = deque((*chunks, (kind, body, items)))
+        self.queued += size + CHUNK_OVERHEAD
+        if items:
+            self.items += items
+            self.items_size += size
+        if self._idle:
+            self._idle = False
+            self._on_output()
+
+    def put_urgent(self, kind: int, body: bytes) -> None:
+        """Append a frame that overtakes everything queued by :meth:`put`."""
+        self._urgent += ((kind, body),)
+        self.nudge()
+
+    def nudge(self) -> None:
+        """Say that there is something to take, unless that was said."""
+        if self._idle:
+            self.wake()
+
+    def wake(self) -> None:
+        """Say that there is something to take."""
+        self._idle = False
+        self._on_output()
+
+    def clear(self) -> None:
+        """Forget what was put; what is urgent still goes out."""
+        self._chunks = ()
+        self.wire.clear()
+        self._held = 0
+        self.queued = self._leaving
+        self.items = self.items_size = 0
+
+    def release(self) -> None:
+        """Forget everything, and who was to be called: nothing is taken any more."""
+        self.settle()
+        self.clear()
+        self._urgent = ()
+        self._on_output = nothing
+
+    def settle(self) -> None:
+        """Stop counting what was taken: it has been sent."""
+        self.queued -= self._leaving
+        self._leaving = 0
+
+    def take(self, max_bytes: int) -> bytes:
+        """Take frames from the front.
+
+        :param max_bytes: take no further frame once there are so many bytes
+        """
+        if self._leaving:
+            self.settle()
+        chunks = self._chunks
+        wire = self.wire
+        if self._urgent or wire.speaks_itself or type(chunks) is deque:
+            return self._take_frames(max_bytes)
+        if not chunks or chunks[0][2] > self.room or max_bytes < 1:
+            self._idle = True
+            return b""
+        # One chunk, and nothing beside it: most that are sent are small, and are sent at once.
+        [(kind, body, count)] = chunks
+        self._chunks = ()
+        size = len(body)
+        if count:
+            self.room -= count
+            self.items -= count
+            self.items_size -= size
+        self._leaving = size + CHUNK_OVERHEAD
+        self._idle = False
+        return wire.encode_one(kind, body)
+
+    def _take_frames(self, max_bytes: int) -> bytes:
+        """Take frames of any kind from wherever they are."""
+        wire = self.wire
+        encode = wire.encode
+        taken: list[bytes] = []
+        if self._urgent:
+            for kind, body in self._urgent:
+                taken += encode(kind, [body], len(body))
+            self._urgent = ()
+        chunks = self._chunks
+        if isinstance(chunks, tuple):
+            chunks = deque(chunks)
+        popleft = chunks.popleft
+        size = items = 0
+        room = self.room
+        while chunks and size < max_bytes and chunks[0][2] <= room:
+            kind, body, count = popleft()
+            bodies = [body]
+            append = bodies.append
+            length = len(body)
+            room -= count
+            items += count
+            if kind in _LISTS:
+                bound = self.frame_size
+                while chunks:
+                    next_kind, body, next_count = chunks[0]
+                    size_then = length + len(body)
+                    if next_kind != kind or size_then > bound or next_count > room:
+                        break
+                    popleft()
+                    append(body)
+                    length = size_then
+                    room -= next_count
+                    items += next_count
+            taken += encode(kind, bodies, length)
+            size += length + 5
+            if count:
+                # All chunks of the frame are of one kind, so all have items.
+                self.items_size -= length
+            self._leaving += length + CHUNK_OVERHEAD * len(bodies)
+        self._chunks = chunks or ()
+        self.items -= items
+        self.room = room
+        taken += wire.flush()
+        # What the wire holds back has not left.
+        held = wire.held
+        self._leaving -= held - self._held
+        self._held = held
+        self._idle = not taken
+        return b"".join(taken)

@@ -1,0 +1,433 @@
+"""The hub's end of a connection."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from operator import attrgetter
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from .._callbacks import nothing
+from .._records.position import is_position
+from .._records.records import MERGED_SIZE, decode_channel, find_runs, pack, unpack_names
+from .._wire.base import NativeWire, UnknownWire
+from .._wire.fields import Fields, dump
+from .._wire.frames import PREFACE, Kind
+from ..errors import ErrorCode, RemoteProtocolError
+from ..events import Hello, Taken
+from ..limits import MAX_OPENING_FRAME, MAX_REASON, PASS_WORK
+from .channels import pack_chunks
+from .endpoint import Endpoint, State
+from .outbox import Outbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from .._broker.broker import Broker
+    from .._broker.channel import Channel
+    from .._wire.base import Wire
+
+    #: Takes records: the bytes they are in, the start of the first, and what gets their codes, as
+    #: far as their answers are codes. Gives the offset behind what it has taken.
+    TakeRecords = Callable[[bytes, int, list[bytes]], int]
+    #: Takes a run: the bytes it is in, its start, its stop, its channel and the number of its
+    #: records. Gives a code for each, unless it has queued the answers itself.
+    TakeRun = Callable[[bytes, int, int, bytes, int], bytes]
+
+
+#: What stands beside the name in an answer to SUBSCRIBE, and the frame's kind.
+_MAX_ANSWER: Final = 64
+
+
+_where: Final = attrgetter("generation", "count")
+
+
+def _make_http2(max_frame: int) -> Wire:
+    try:
+        from .._wire.http2 import ServerWire
+    except ImportError:
+        raise RemoteProtocolError("HTTP/2, for which hyps[http2] is not installed") from None
+    return ServerWire(max_frame)
+
+
+def load_wires() -> None:
+    """Import now what the wires need, and not at the first client who speaks them.
+
+    With h2 that takes a hundred milliseconds, which a hub that serves others does not have.
+    """
+    with suppress(ImportError):
+        from .._wire import http2  # noqa: F401
+
+
+#: The wires that a client may choose from, by what they begin with.
+_WIRES: Final[Mapping[bytes, Callable[[int], Wire]]] = {
+    PREFACE[:5]: partial(NativeWire, preface=True),
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n": _make_http2,
+}
+
+
+class ServerProtocol(Endpoint[Hello | Taken]):
+    """One session of a hub, without I/O.
+
+    Pass what the client sends to :meth:`receive_data`, call :meth:`next_event` until it gives
+    ``NEED_DATA``, answer :class:`Hello`, and send what :meth:`data_to_send` gives. What other
+    sessions publish adds to the output at any time: ``on_output`` tells.
+
+    :param broker: the broker of all sessions of this hub
+    :param session: a name for this session, shown to the client, for logs
+    :param server: name and version of the hub
+    :param on_output: called when there is something to send after there was nothing. It must
+        not call this object.
+    """
+
+    _PEER = "client"
+    _outbox_type: ClassVar[type[Outbox]] = Outbox
+
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        session: str,
+        server: str = "hyps",
+        on_output: Callable[[], object] = nothing,
+    ) -> None:
+        wire = UnknownWire(MAX_OPENING_FRAME, _WIRES, self._speak)
+        self._outbox = self._outbox_type(broker.limits.max_buffer, wire, on_output)
+        super().__init__(broker.limits, wire, self._outbox)
+        self.session = session
+        self._server = server
+        self._broker = broker
+        # The channels that it holds. A list until the first one is left: a dict of them all takes a
+        # quarter of the memory for a channel.
+        self._channels: list[Channel] | dict[Channel, None] = []
+        # Answers to SUBSCRIBE that this pass has found, each a record.
+        self._answers: list[bytes] = []
+        # Codes of refusals that its client may not look at, each once.
+        self._refusals = b""
+        # The work in frames that no event tells of yet.
+        self._frame_work = 0
+        # Bytes of answers: a session's own names may be echoed, but not names without end.
+        self._max_owed = self.limits.max_in_flight * (self.limits.max_channel + _MAX_ANSWER)
+        # Bytes of a name that an answer can be given for.
+        self._max_name = self.limits.max_frame - _MAX_ANSWER
+        # A frame of which not all records have been taken: what takes them, the kind of the
+        # answer, the body, how far it got.
+        self._work: tuple[TakeRecords, Kind, bytes, int] | None = None
+
+    def _speak(self, wire: Wire) -> None:
+        self._wire = self._outbox.wire = wire
+
+    @property
+    def missed(self) -> int:
+        """Messages that this session's bound left no room for."""
+        return self._outbox.missed
+
+    @property
+    def channels(self) -> int:
+        """How many channels the session holds."""
+        return len(self._channels)
+
+    @property
+    def refusals(self) -> bytes:
+        """The codes with which records were refused, each once, where the client may not see them.
+
+        Clients of Hyps for Nim, over HTTP/2, only count their answers.
+        """
+        return self._refusals
+
+    def accept(self) -> None:
+        """Open the session, in answer to :class:`Hello`; or refuse it, if there are too many.
+
+        :raises LocalProtocolError: if there is no HELLO to answer
+        """
+        if self._state is not State.GREETED:
+            raise self._forbid("accept()")
+        limits = self.limits
+        if len(self._broker.sessions) >= limits.max_sessions:
+            self.fail("the hub has as many sessions as it takes", ErrorCode.LIMIT)
+            return
+        self._state = State.OPEN
+        self._broker.open_session(self, self._outbox)
+        self._wire.max_frame = limits.max_frame
+        self._outbox.put(
+            Kind.WELCOME,
+            dump(
+                server=self._server,
+                session=self.session,
+                features=[],
+                heartbeat=limits.heartbeat,
+                max_message=limits.max_message,
+                max_channel=limits.max_channel,
+                max_frame=limits.max_frame,
+                max_channels=limits.max_channels,
+                max_in_flight=limits.max_in_flight,
+            ),
+        )
+
+    def refuse(self, message: str, code: str = ErrorCode.AUTH) -> None:
+        """Turn the client away, in answer to :class:`Hello`.
+
+        :param message: what the client is told
+        :param code: see :class:`ErrorCode`
+        :raises LocalProtocolError: if there is no HELLO to answer
+        """
+        if self._state is not State.GREETED:
+            raise self._forbid("refuse()")
+        self.fail(message, code)
+
+    def go_away(self, reason: str, reconnect_after: float = 0.0) -> None:
+        """Ask the client to leave. What it publishes from now on is answered with ``u``.
+
+        Call :meth:`close` when it has left or had its time. Harmless when it was asked or left.
+
+        :param reason: in words
+        :param reconnect_after: seconds
+        """
+        if self._state not in (State.DRAINING, State.CLOSED):
+            body = dump(reason=reason[:MAX_REASON], reconnect_after=reconnect_after)
+            self._outbox.put(Kind.GOAWAY, body)
+            if self._state is State.OPEN:
+                self._state = State.DRAINING
+            else:
+                self._close()
+
+    def close(self) -> None:
+        """Leave the broker. What is queued is still to be sent. Harmless when closed."""
+        if self._state is not State.CLOSED:
+            self._close()
+
+    def _close(self) -> None:
+        super()._close()
+        self._work = None
+        self._frame_work = 0
+        channels, self._channels = self._channels, []
+        self._broker.close_session(self, self._outbox, channels)
+
+    def _advance(self) -> bool:
+        if self._work is not None:
+            self._take_records(*self._work)
+        elif self._frame_work >= PASS_WORK:
+            self._events.append(Taken(0, self._frame_work))
+            self._frame_work = 0
+        elif super()._advance():
+            self._frame_work += self._wire.frame_work
+        else:
+            return False
+        return True
+
+    def _on_hello(self, body: bytes) -> None:
+        fields = Fields("HELLO", body)
+        event = Hello(
+            fields.text("client"), fields.optional_text("token"), fields.texts("features")
+        )
+        self._state = State.GREETED
+        self._events.append(event)
+
+    # PUBLISH, SUBSCRIBE and UNSUBSCRIBE differ in what is done with records, of which each gets its
+    # own answer. All else about them is the same.
+
+    def _on_publish(self, body: bytes) -> None:
+        draining = self._state is State.DRAINING
+        take = partial(self._take_runs, _publish_late) if draining else self._broker.publish
+        self._begin(take, body, Kind.PUBLISH_ACK)
+
+    def _on_subscribe(self, body: bytes) -> None:
+        if len(body) <= MERGED_SIZE:
+            names = unpack_names(body)
+            work = self._broker.work
+            if names and self._are_new(names):
+                self._subscribe_new(names, work)
+                return
+        self._begin(partial(self._take_runs, self._subscribe), body, Kind.SUBSCRIBE_ACK)
+
+    def _on_unsubscribe(self, body: bytes) -> None:
+        self._begin(partial(self._take_runs, self._unsubscribe), body, Kind.UNSUBSCRIBE_ACK)
+
+    def _begin(self, take: TakeRecords, body: bytes, answer: Kind) -> None:
+        if not body:
+            raise RemoteProtocolError("a frame without records")
+        self._work = (take, answer, body, 0)
+
+    def _take_records(self, take: TakeRecords, answer: Kind, body: bytes, position: int) -> None:
+        """Take about as many records as a pass allows."""
+        codes: list[bytes] = []
+        work, self._frame_work = self._frame_work, 0
+        work_before = self._broker.work
+        try:
+            position = take(body, position, codes)
+        finally:
+            # Valid records are answered before an invalid one ends the session.
+            answers = b"".join(codes)
+            if not self._wire.shows_refusals:
+                self._note_refusals(answers)
+            taken = len(answers) + len(self._answers)
+            if answers:
+                self._outbox.put(answer, answers, len(answers))
+            if self._answers:
+                self._put_answers(self._outbox.cut(self._answers))
+                self._answers = []
+            if taken:
+                work += taken + self._broker.work - work_before
+                self._events.append(Taken(taken, work))
+        self._work = None if position == len(body) else (take, answer, body, position)
+        self._broker.do_chores()
+        self._check_owed()
+
+    def _note_refusals(self, codes: bytes) -> None:
+        if self._answers:
+            codes += bytes([_code_of(answer) for answer in self._answers])
+        for code in sorted(set(codes.replace(b"k", b"")) - set(self._refusals)):
+            self._refusals += bytes([code])
+
+    def _take_runs(self, take: TakeRun, body: bytes, position: int, codes: list[bytes]) -> int:
+        """Take records run by run."""
+        taken = 0
+        most = self._broker.work + PASS_WORK
+        names, stops, counts, error = find_runs(body, position, most=PASS_WORK)
+        for name, stop, count in zip(names, stops, counts, strict=True):
+            codes.append(take(body, position, stop, name, count))
+            taken += count
+            position = stop
+            if taken + self._broker.work >= most:
+                break
+        else:
+            if error is not None:
+                raise error
+        return position
+
+    def _check_owed(self) -> None:
+        owed = self._outbox
+        if owed.items > self.limits.max_in_flight or owed.items_size > self._max_owed:
+            raise RemoteProtocolError(
+                "more records than max_in_flight whose answers were not read", ErrorCode.LIMIT
+            )
+
+    def _subscribe(self, data: bytes, position: int, stop: int, name: bytes, count: int) -> bytes:
+        channel = self._broker.find(self._outbox, name)
+        if channel is None:
+            decode_channel(name)
+            if len(name) > self._max_name:
+                raise RemoteProtocolError(
+                    "a name that is too long for an answer", ErrorCode.TOO_LARGE
+                )
+        else:
+            self._outbox.tell_gap(channel)
+        contents = (
+            [data[position + 5 + len(name) : stop - 1]]
+            if count == 1
+            else _contents(data, position, count, len(name))
+        )
+        for content in contents:
+            # The client compares its last position with the answer. So the hub only checks it:
+            # whatever else may stand here is for wires to come.
+            if len(name) > self.limits.max_channel:
+                answer = b"n"
+            elif self._state is State.DRAINING:
+                answer = b"u"
+            elif content and not is_position(content):
+                answer = b"d"
+            elif channel is not None:
+                answer = b"k" + channel.position
+            elif len(self._channels) < self.limits.max_channels:
+                channel = self._broker.subscribe(self._outbox, name)
+                self._hold([channel])
+                answer = b"k" + channel.position
+            else:
+                answer = b"d"
+            self._answers.append(pack(name, answer))
+        return b""
+
+    def _hold(self, channels: list[Channel]) -> None:
+        if isinstance(self._channels, list):
+            self._channels += channels
+        else:
+            self._channels.update(dict.fromkeys(channels))
+
+    def _leave(self, channel: Channel) -> None:
+        self._outbox.tell_gap(channel)
+        self._broker.unsubscribe(self._outbox, channel)
+        if isinstance(self._channels, list):
+            self._channels = dict.fromkeys(self._channels)
+        del self._channels[channel]
+
+    def _are_new(self, names: list[bytes]) -> bool:
+        """Whether nothing is to be said of any of these channels but that it is subscribed."""
+        limits = self.limits
+        try:
+            b"\n".join(names).decode()
+        except UnicodeDecodeError:
+            return False
+        return (
+            self._state is State.OPEN
+            and max(map(len, names)) <= limits.max_channel
+            and len(self._channels) + len(names) <= limits.max_channels
+            and len(set(names)) == len(names)
+            and not self._broker.may_hold(self._outbox, names)
+        )
+
+    def _subscribe_new(self, names: list[bytes], work: int) -> None:
+        channels = self._broker.subscribe_all(self._outbox, names)
+        self._hold(channels)
+        if len(set(map(_where, channels))) == 1:
+            # As it is of those in which nothing was published yet.
+            answer = b"k" + channels[0].position
+            self._put_answers(pack_chunks(names, answer, self._outbox.frame_size))
+        else:
+            answers = [pack(channel.name, b"k" + channel.position) for channel in channels]
+            self._put_answers(self._outbox.cut(answers))
+        work = len(names) + self._frame_work + self._broker.work - work
+        self._events.append(Taken(len(names), work))
+        self._frame_work = 0
+        self._check_owed()
+
+    def _put_answers(self, chunks: Iterable[tuple[bytes, int]]) -> None:
+        # They are longer than the records that they answer, and must fit into frames too.
+        for body, count in chunks:
+            self._outbox.put(Kind.SUBSCRIBE_ACK, body, count)
+
+    def _unsubscribe(self, data: bytes, position: int, stop: int, name: bytes, count: int) -> bytes:
+        decode_channel(name)
+        contents = _contents(data, position, count, len(name))
+        if not all(contents):
+            channel = self._broker.find(self._outbox, name)
+            if channel is not None:
+                self._leave(channel)
+        return b"".join([b"d" if content else b"k" for content in contents])
+
+    _OPEN: ClassVar[Mapping[int, Callable[[ServerProtocol, bytes], None]]] = {
+        Kind.PUBLISH: _on_publish,
+        Kind.SUBSCRIBE: _on_subscribe,
+        Kind.UNSUBSCRIBE: _on_unsubscribe,
+        Kind.PING: Endpoint._on_ping,
+        Kind.PONG: Endpoint._on_pong,
+        Kind.ERROR: Endpoint._on_error,
+    }
+    _TABLE: ClassVar[Mapping[State, Mapping[int, Callable[[ServerProtocol, bytes], None]]]] = {
+        State.OPENING: {
+            Kind.HELLO: _on_hello,
+            Kind.ERROR: Endpoint._on_error,
+        },
+        # A client may give up while it waits.
+        State.GREETED: {Kind.ERROR: Endpoint._on_error},
+        State.OPEN: _OPEN,
+        State.DRAINING: _OPEN,
+    }
+
+
+def _code_of(answer: bytes) -> int:
+    """The code in an answer to SUBSCRIBE, which stands behind the name."""
+    return answer[answer.index(b"\n", 4) + 1]
+
+
+def _publish_late(data: bytes, position: int, stop: int, name: bytes, count: int) -> bytes:
+    return b"u" * count
+
+
+def _contents(data: bytes, position: int, count: int, name_length: int) -> list[bytes]:
+    """The messages of a run."""
+    found = []
+    for _ in range(count):
+        stop = position + 4 + int.from_bytes(data[position : position + 4], "big")
+        found.append(data[position + 5 + name_length : stop - 1])
+        position = stop
+    return found
