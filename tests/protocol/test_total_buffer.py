@@ -271,3 +271,26 @@ class TestLongQueues:
         assert server.eof_is_due
         assert server.backlog == 0
         assert len(broker.sessions) == 2
+
+
+def test_a_snapshot_counts_losses_by_the_bound_that_was_reached() -> None:
+    broker = Broker("boot", Limits(max_buffer=BOUND // 2, max_total_buffer=BOUND))
+    stalled = [connect(broker, f"c{number}") for number in range(4)]
+    publisher = connect(broker)
+    publish(publisher, "c0", 10 * KIB, 100)
+    stats = broker.stats()
+    assert (stats.published, stats.missed_total) == (100, 0)
+    assert stats.delivered + stats.missed_session == 100
+    assert stats.missed_session > 0
+    for number in range(1, 4):
+        publish(publisher, f"c{number}", 10 * KIB, 50)
+    assert broker.stats().missed_session == stats.missed_session
+    stats = broker.stats()
+    assert stats.missed_total > 0
+    assert stats.delivered + stats.missed == stats.published == 250
+    assert stats.missed == broker.missed == sum(pair.server.missed for pair in stalled)
+    assert stats.queued == held(stalled) + publisher.server.backlog
+    assert (stats.sessions, stats.channels, stats.kept) == (5, 4, 0)
+    stalled[0].lose()
+    stats = broker.stats()
+    assert (stats.sessions, stats.channels, stats.kept) == (4, 3, 1)

@@ -100,13 +100,13 @@ class Stage:
                 await anyio.sleep(self.random.uniform(0, _PAUSE))
 
     def _check_left(self, server: hyps.Server) -> None:
-        broker = server.broker
+        stats = server.broker.stats()
         counts = self.report.counts
-        counts["taken by the hub"] += broker.published
-        counts["queued by the hub for sessions"] += broker.delivered
-        counts["missed by sessions at the hub"] += broker.missed
-        self.report.check(not broker.sessions, f"sessions are left in a hub: {broker.sessions}")
-        self.report.check(not broker.channels, f"channels are held in a hub: {broker.channels}")
+        counts["taken by the hub"] += stats.published
+        counts["queued by the hub for sessions"] += stats.delivered
+        counts["missed by sessions at the hub"] += stats.missed
+        self.report.check(not stats.sessions, f"sessions are left in a hub: {stats}")
+        self.report.check(not stats.channels, f"channels are held in a hub: {stats}")
 
     # Publishing
 

@@ -40,10 +40,10 @@ async def _demo() -> None:
         async with connect(url) as web, connect(url) as backoffice:
             await _show_users(web, backoffice)
             await _show_burst(web, backoffice)
-        broker = server.broker
+        stats = server.broker.stats()
         await stdout.print(
-            f"hub       took {broker.published:,} messages, queued {broker.delivered:,} for its"
-            f" sessions, missed {broker.missed:,}"
+            f"hub       took {stats.published:,} messages, queued {stats.delivered:,} for its"
+            f" sessions, missed {stats.missed:,}"
         )
 
 

@@ -5,6 +5,7 @@ Embed it in a transport of your own, or read what :mod:`hyps` does with it.
 """
 
 from ._broker.broker import Broker as Broker
+from ._broker.stats import Stats as Stats
 from ._records.records import RecordDecoder as RecordDecoder
 from ._records.records import encode as encode
 from ._records.records import records as records
@@ -84,6 +85,7 @@ __all__ = (
     "ServerEvent",
     "ServerProtocol",
     "State",
+    "Stats",
     "Taken",
     "Unavailable",
     "Welcome",

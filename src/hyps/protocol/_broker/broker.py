@@ -12,6 +12,7 @@ from ..limits import CHUNK_OVERHEAD, PASS_WORK, Limits
 from .channel import Channel
 from .chores import Chores
 from .retention import Retention
+from .stats import Stats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,7 +49,7 @@ class Broker:
     Make a :class:`ServerProtocol` for each connection; it calls everything here. What can be read:
     ``published``, the messages taken from publishers; ``delivered`` and ``missed``, those queued
     for subscribers and those that their bounds left no room for, each counted once a subscriber;
-    ``sessions``, ``channels`` and ``kept``.
+    ``sessions``, ``channels`` and ``kept``. :meth:`stats` gives all of it at one moment.
 
     :param boot_id: 1 to 16 printable ASCII characters without ``:``, never used by another hub
         or by an earlier run of this one, so that no position is mistaken for another's
@@ -73,6 +74,8 @@ class Broker:
         self.delivered: int = 0
         #: Messages that subscribers' bounds left no room for, counted likewise.
         self.missed: int = 0
+        # Those of them that were shed, see _relieve().
+        self._shed = 0
         #: Runs handed to subscribers, each counted once a subscriber, and what takes as long.
         self.work: int = 0
         # Bytes of a run up to which it is handed out without a look at its records.
@@ -108,6 +111,22 @@ class Broker:
     def kept(self) -> int:
         """How many channels are kept that nobody holds."""
         return len(self._retention)
+
+    def stats(self) -> Stats:
+        """Take a snapshot of all counters."""
+        return Stats(
+            sessions=len(self.sessions),
+            channels=self.channels,
+            kept=self.kept,
+            published=self.published,
+            delivered=self.delivered,
+            missed_session=self.missed - self._shed,
+            missed_total=self._shed,
+            queued=self._count_queued(),
+        )
+
+    def _count_queued(self) -> int:
+        return sum([subscriber.queued for subscriber in self._subscribers])
 
     def _make_generation(self) -> bytes:
         return f"{self._boot_id}.{self._removals}".encode()
@@ -353,7 +372,7 @@ class Broker:
         """Find out, roughly, how much more may be handed out."""
         most = self.limits.max_total_buffer
         # More than there is, as what several hold counts for each. Mostly it is little enough.
-        total = sum([subscriber.queued for subscriber in self._subscribers])
+        total = self._count_queued()
         self._room = max(most - total, most * _SLACK)
         if total > most * (1 - _SLACK) and not self._is_relieving:
             self._is_relieving = True
@@ -402,6 +421,7 @@ class Broker:
                 subscriber.note_shed({each: 0 for each in found if each is not None}, missed)
                 self.delivered -= missed
                 self.missed += missed
+                self._shed += missed
                 position = stops[-1]
                 yield _LOOK + missed
 
