@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 #: Subscribers that are looked through in about the time that it takes to hand one a run.
 _LOOKED_THROUGH: Final = 64
 
+#: Channels of which a slice may be that goes to one subscriber.
+_MOST_CHANNELS: Final = PASS_WORK * _LOOKED_THROUGH
+
 #: Channels that a session leaves at once when it ends: about the work of ending it. The others are
 #: left in steps of as many.
 _LEFT_AT_ONCE: Final = 64
@@ -310,7 +313,7 @@ class Broker:
                         channels, waiting, start = {}, 0, position
                     if not waiting:
                         subscribers = others
-                        bound = self._most_channels(others)
+                        bound = _MOST_CHANNELS if len(others) == 1 else _most_channels(others)
                     if channel not in channels:
                         channels[channel] = channel.count
                     channel.count += count
@@ -326,14 +329,6 @@ class Broker:
         finally:
             self._hand_out(subscribers, data[start:position], channels, waiting)
         return position
-
-    def _most_channels(self, subscribers: tuple[Subscriber, ...]) -> int:
-        """Give how many channels a run may be of that goes to these subscribers."""
-        most = PASS_WORK
-        # Of a channel with a gap that may have to be told to each of them.
-        if len(subscribers) == 1 or not any(subscriber.gaps for subscriber in subscribers):
-            most *= _LOOKED_THROUGH
-        return most // max(1, len(subscribers))
 
     def _differ(self, one: tuple[Subscriber, ...], other: tuple[Subscriber, ...]) -> bool:
         self.work += len(one) // _LOOKED_THROUGH
@@ -455,3 +450,12 @@ class Broker:
         before = {channel: channel.count - waiting}
         self._hand_out(channel.subscribers, data[start:stop], before, waiting)
         return b"".join(codes)
+
+
+def _most_channels(subscribers: tuple[Subscriber, ...]) -> int:
+    """Give the number of channels of which a slice may be that goes to these subscribers."""
+    most = _MOST_CHANNELS
+    if any(subscriber.gaps for subscriber in subscribers):
+        # For each channel a gap may have to be told to each subscriber.
+        most = PASS_WORK
+    return most // max(1, len(subscribers))
