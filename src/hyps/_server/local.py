@@ -27,8 +27,8 @@ class NamedHub(Protocol):
         ...
 
 
-#: Hubs that somebody made and named, such as those of :mod:`hyps.testing`. Any other name stands
-#: for a hub that its first client makes.
+#: Hubs that exist by name before a client connects, such as those of :mod:`hyps.testing`. Any other
+#: name stands for a hub that its first client makes.
 named_hubs: dict[str, NamedHub] = {}
 
 
@@ -36,7 +36,7 @@ class _SharedHub:
     """A hub for as long as it has clients."""
 
     def __init__(self) -> None:
-        # Clients that never use one do without the import.
+        # Most clients never use one, and need not import the server.
         from .server import Server
 
         self.server: Server = Server()
@@ -48,7 +48,7 @@ _shared_hubs: RunVar[dict[str, _SharedHub]] = RunVar("hyps_memory_hubs")
 
 @asynccontextmanager
 async def dial_memory(name: str) -> AsyncIterator[ByteStream]:
-    """Connect to a hub in memory: the first client makes it, the last one removes it."""
+    """Connect to a hub in memory. Its first client makes it, and its last one removes it."""
     if name in named_hubs:
         async with named_hubs[name].dial() as stream:
             yield stream

@@ -37,28 +37,28 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream, SocketListener
 
-#: At what rate clients are asked to come back when a hub leaves.
+#: A hub that shuts down asks its clients to come back at this rate.
 _RECONNECTS_PER_SECOND: Final = 1_000
 
-#: Seconds after which the log is told what was left out of it, at the latest.
+#: The log says at least this often, in seconds, how many lines it has left out.
 _TELL_OMITTED: Final = 10.0
 
-#: Strangers that are closed at a time when there are no more descriptors.
+#: How many strangers the hub closes at once when it runs out of file descriptors.
 _CLOSED_AT_ONCE: Final = 16
 
 
 class Server(anyio.AsyncContextManagerMixin):
-    """A hub. It listens while it is entered.
+    """A hub, which listens while it is entered: ``async with hyps.Server() as server:``.
 
     :param host: name or address of an interface
-    :param port: 0 for one that is free, see :attr:`urls`
-    :param uds: path of a Unix socket to listen at, instead of host and port
+    :param port: a port number; 0 for any free one, which :attr:`urls` then tells
+    :param uds: path of a Unix socket to listen on, instead of host and port
     :param uds_mode: permissions of the Unix socket, such as 0o660; None leaves them to the umask
-    :param token: what clients must know; None lets everybody in
+    :param token: the token that clients must present; None lets everybody in
     :param ssl_context: for TLS, with the hub's certificate. For clients over HTTP/2 it must offer
-        that: ``ssl_context.set_alpn_protocols(["h2"])``.
+        that protocol: ``ssl_context.set_alpn_protocols(["h2"])``.
     :param limits: the bounds of the hub
-    :raises CannotListen: on entering, if the address is in use or is not of this machine
+    :raises CannotListen: on entering, if the address is in use or does not belong to this machine
     """
 
     _broker_type: ClassVar[type[Broker]] = Broker
@@ -98,9 +98,9 @@ class Server(anyio.AsyncContextManagerMixin):
         limits = self._broker.limits
         self._log = Log("hyps.server")
         self._strangers = Strangers(limits.max_strangers, limits.max_strangers_per_address)
-        # A client that is not answered in time is given up.
+        # A client gives up if it gets no answer within hello_timeout.
         self._penalties = Penalties(limits.hello_timeout / 2)
-        # Set when there is something to do; while somebody waits for it.
+        # Wakes _keep_house(), while that waits.
         self._chore: anyio.Event | None = None
         self._pumps: set[Pump[ServerProtocol]] = set()
         self._accepted = 0
@@ -111,12 +111,12 @@ class Server(anyio.AsyncContextManagerMixin):
 
     @property
     def broker(self) -> Broker:
-        """The channels, the sessions, and what was published, delivered and missed."""
+        """Channels, sessions and counters: :meth:`Broker.stats` gives a snapshot of the latter."""
         return self._broker
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """What clients connect to; empty until the server listens."""
+        """The URLs that clients connect to; empty until the server listens."""
         return self._urls
 
     @asynccontextmanager
@@ -142,7 +142,7 @@ class Server(anyio.AsyncContextManagerMixin):
             self._remove_socket()
 
     def _warn_if_open(self, addresses: Sequence[TCPAddress | UnixAddress]) -> None:
-        """Say so if whoever can reach this machine is let in."""
+        """Warn if the hub lets in everybody who can reach this machine."""
         asks = self._token is not None or (
             self._ssl_context is not None and self._ssl_context.verify_mode == ssl.CERT_REQUIRED
         )
@@ -158,8 +158,8 @@ class Server(anyio.AsyncContextManagerMixin):
             self._chore.set()
 
     async def _keep_house(self) -> None:
-        """Let the broker do what is nobody's: forget channels, and other work in slices."""
-        # Nobody tells when the first channel is left that is to be forgotten.
+        """Do the broker's chores, which belong to no session, and keep the log up to date."""
+        # The broker does not tell when the first channel loses its last subscriber.
         longest = min(self._broker.limits.keep_time, _TELL_OMITTED)
         while True:
             self._chore = anyio.Event()
@@ -167,7 +167,7 @@ class Server(anyio.AsyncContextManagerMixin):
             try:
                 delay = self._broker.tick(now) - now
             except Exception:
-                # A defect of the hub. It must not end the sessions.
+                # A bug in the hub must not end the sessions.
                 self._log.exception("internal error")
                 delay = longest
             self._log.tell_omitted()
@@ -185,22 +185,21 @@ class Server(anyio.AsyncContextManagerMixin):
         return replace(self._address, host=address[0], port=address[1])
 
     def _remove_socket(self) -> None:
-        """Remove the Unix socket's file, unless it is another server's by now."""
+        """Remove the Unix socket's file, unless another server has replaced it."""
         if isinstance(self._address, UnixAddress) and self._socket_id is not None:
             if _file_id(self._address.path) == self._socket_id:
                 os.unlink(self._address.path)
             self._socket_id = None
 
     async def _leave(self, listeners: Sequence[SocketListener]) -> None:
-        """Stop accepting, and give the sessions their time to end."""
+        """Stop accepting, ask all clients to leave, and give them time to do so."""
         self._is_leaving = True
         self._remove_socket()
-        # Not all at once: the hub that they go to should not have to open all sessions in the same
-        # moment.
+        # Spread their return: the hub that they go to should not have to open all sessions at once.
         for number, pump in enumerate(self._pumps):
             pump.protocol.go_away("the hub is shutting down", number / _RECONNECTS_PER_SECOND)
         try:
-            # Shielded, as being cancelled is how a server is usually told to leave.
+            # Shielded, because cancellation is the usual way to shut a server down.
             with anyio.move_on_after(self._broker.limits.close_timeout, shield=True):
                 for listener in listeners:
                     await _sockets.close(listener)
@@ -208,7 +207,7 @@ class Server(anyio.AsyncContextManagerMixin):
                     self._all_left = anyio.Event()
                     await self._all_left.wait()
         finally:
-            # Also when asyncio itself cancels the task, which no shield prevents.
+            # asyncio can cancel a task in spite of AnyIO's shield. Close the connections then too.
             self._all_left = None
             for pump in self._pumps:
                 pump.abort()
@@ -247,15 +246,15 @@ class Server(anyio.AsyncContextManagerMixin):
             with scope:
                 if self._ssl_context is not None:
                     transport = Transport(await self._wrap(stream, self._ssl_context))
-                # One that was accepted while the server was left would be missed by the goodbyes.
+                # The goodbyes would miss a connection that is accepted during shutdown.
                 if not self._is_leaving:
-                    # Shielded: when the server is cancelled its sessions have time to end.
+                    # Shielded: a cancelled server still gives its sessions time to end.
                     await self._serve_session(transport, engine, stranger, name, shield=True)
         except (OSError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
-            # TimeoutError is an OSError too.
+            # OSError includes TimeoutError.
             self._log.warning("%s: refused (tls): %s", name, str(error) or repr(error))
         except Exception:
-            # A defect of the hub. It must not end the others.
+            # A bug in the hub must not end the other sessions.
             self._log.exception("%s: internal error", name)
         finally:
             self._strangers.leave(stranger)
@@ -266,16 +265,18 @@ class Server(anyio.AsyncContextManagerMixin):
             return await _tls.wrap(stream, ssl_context, server_side=True)
 
     async def handle(self, stream: ByteStream) -> None:
-        """Serve one connection over any byte stream, and close it.
+        """Serve one connection over any byte stream, and close the stream.
 
-        :param stream: what a client is at the other end of
+        The server need not be entered.
+
+        :param stream: a stream to a client
         """
         host, name = _peer(stream)
         async with Engine(clock_of(stream)) as engine:
             stranger = Stranger(host, lambda: None)
             await self._serve_session(Transport(stream), engine, stranger, name, shield=False)
             with anyio.CancelScope(shield=True):
-                # For servers that are not entered, of which nobody else tells the time.
+                # A server that is not entered has no other task that does the broker's chores.
                 while self._broker.tick(now := engine.clock.now()) <= now:
                     await checkpoint()
 
@@ -310,7 +311,7 @@ class Server(anyio.AsyncContextManagerMixin):
         try:
             await pump.run(session.on_event, session.on_violation)
         except Exception:
-            # A defect of the hub. It ends this session and must not end the others.
+            # A bug in the hub ends this session and must not end the others.
             self._log.exception("session %s: internal error", session.name)
         finally:
             pump.protocol.close()
@@ -322,11 +323,11 @@ class Server(anyio.AsyncContextManagerMixin):
 
 
 def _peer(stream: ByteStream) -> tuple[str, str]:
-    """Give the address of a stream's other end, and how it is called in the log."""
+    """Return the address of a stream's other end, and its name in the log."""
     try:
         address = stream.extra(SocketAttribute.remote_address, None)
     except Exception:
-        # Of a connection that was reset already, uvloop has no socket, which AnyIO does not expect.
+        # uvloop drops the socket of a connection that was reset, which AnyIO does not expect.
         return "", "gone already"
     if isinstance(address, tuple):
         return str(address[0]), f"{address[0]}:{address[1]}"
@@ -355,14 +356,14 @@ async def serve(
     """Run a hub until cancelled.
 
     :param host: name or address of an interface
-    :param port: 0 for one that is free
-    :param uds: path of a Unix socket to listen at, instead of host and port
+    :param port: a port number; 0 for any free one
+    :param uds: path of a Unix socket to listen on, instead of host and port
     :param uds_mode: permissions of the Unix socket, see :class:`Server`
-    :param token: what clients must know; None lets everybody in
+    :param token: the token that clients must present; None lets everybody in
     :param ssl_context: for TLS, see :class:`Server`
     :param limits: the bounds of the hub
     :param task_status: for ``task_group.start()``, which returns the :class:`Server`
-    :raises CannotListen: if the address is in use or is not of this machine
+    :raises CannotListen: if the address is in use or does not belong to this machine
     """
     server = Server(
         host,

@@ -1,4 +1,4 @@
-"""What a hub decides, and logs, about one connection."""
+"""One session of a hub: whether its client is let in, and what the log says of it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 class Session:
     """One session, from the first byte to its end.
 
-    :param protocol: its protocol object
-    :param name: for the log
-    :param host: address of the client, by which wrong tokens are counted
-    :param token: what it must know; None lets everybody in
-    :param penalties: of the hub
-    :param engine: tells the time
-    :param log: of the hub
-    :param on_open: called when the session is open
+    :param protocol: the session's protocol object
+    :param name: name of the session in the log
+    :param host: address of the client, by which the hub counts wrong tokens
+    :param token: the token that clients must present; None lets everybody in
+    :param penalties: the hub's, which delay the answer to a wrong token
+    :param engine: gives the time and calls :meth:`tick`
+    :param log: the hub's
+    :param on_open: called when the session opens
     """
 
     __slots__ = (
@@ -63,20 +63,20 @@ class Session:
         self._engine = engine
         self._log = log
         self._on_open = on_open
-        # How many kinds of refusals were logged.
+        # How many codes of refusals the log has.
         self._refusals = 0
-        # Why it is refused, and when.
+        # Why tick() will refuse the client, and the alarm for it.
         self._why = ""
         self._alarm: Alarm | None = None
         log.debug("session %s: connected", name)
 
     def on_event(self, event: ClientEvent | ServerEvent) -> None:
-        """Take an event."""
+        """Handle an event of the protocol object."""
         if isinstance(event, Hello):
             self._on_hello(event)
         elif isinstance(event, Taken):
             for refused in self._protocol.refusals[self._refusals :]:
-                # Its client may not see them.
+                # Clients of Hyps for Nim do not look at the codes of refusals.
                 self._refusals += 1
                 why = Refusal(0, bytes([refused])).error()
                 self._log.warning("session %s: a record was refused: %s", self.name, why)
@@ -88,9 +88,9 @@ class Session:
         token = self._token
         if token is not None and not hmac.compare_digest((hello.token or "").encode(), token):
             self._why = "a token is required" if hello.token is None else "the token is wrong"
-            # Now, as who guesses may not wait for the answer.
+            # Log it now: a guesser may not wait for the answer.
             self._log.warning("session %s: refused: %s", self.name, self._why)
-            # Who guesses waits, and nobody else does.
+            # Only this client waits: nothing else of its address does.
             now = self._engine.clock.now()
             delay = self._penalties.impose(self._host, now)
             self._alarm = self._engine.watch(self, now + delay)
@@ -103,18 +103,19 @@ class Session:
             self._on_open()
 
     async def tick(self) -> None:
-        """Refuse the client: it has waited for long enough."""
+        """Refuse the client whose token was wrong; the engine calls this after the delay."""
         self._alarm = None
         if self._protocol.state is State.GREETED:
             self._protocol.refuse(self._why, ErrorCode.AUTH)
 
     def on_violation(self, error: RemoteProtocolError) -> None:
-        """Take it that the client broke the rules."""
-        # Lines of each code are of a kind: many of one do not leave out the first of another.
+        """Log that the client broke the rules."""
+        # The code is part of the line's text, by which the log bounds its rate: many refusals with
+        # one code do not crowd out the first one with another.
         self._log.warning(f"session %s: refused ({error.code}): %s", self.name, error)
 
     def end(self) -> None:
-        """Take it that the connection has ended."""
+        """Log that the connection has ended."""
         if self._alarm is not None:
             self._engine.drop(self._alarm)
             self._alarm = None

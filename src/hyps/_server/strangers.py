@@ -1,8 +1,9 @@
-"""Those who have connected to a hub and have not opened a session: strangers, all of them.
+"""Strangers: connections to a hub that have not opened a session yet.
 
-A connection costs a stranger nothing, and so strangers have bounds of their own, and take no place
-of those who know the token. At a bound the oldest connection is closed, and not the newest refused:
-clients may share an address with strangers, and open a session within a round trip.
+A connection costs an attacker nothing. So strangers have bounds of their own, and take no place
+from clients that know the token. At a bound the hub closes the oldest stranger rather than refuse
+the newest: a client may share an address with an attacker, and opens its session within a round
+trip.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Seconds after which the first wrong token is answered; each further one from its address waits
-#: for twice as long.
+#: Seconds before the hub answers the first wrong token of an address. The delay doubles with each
+#: further one.
 _FIRST_DELAY: Final = 0.1
 
-#: Seconds without a wrong token after which an address begins anew, and addresses that are
-#: remembered.
+#: The hub forgets an address after as many seconds without a wrong token, and remembers at most as
+#: many addresses.
 _FORGIVEN_AFTER: Final = 60.0
 _ADDRESSES: Final = 4_096
 
@@ -26,8 +27,8 @@ _ADDRESSES: Final = 4_096
 class Stranger:
     """A connection without a session.
 
-    :param address: of its host
-    :param abort: closes it
+    :param address: address of its host
+    :param abort: closes the connection
     """
 
     __slots__ = ("abort", "address")
@@ -38,10 +39,10 @@ class Stranger:
 
 
 class Strangers:
-    """All connections of a hub without a session, the oldest first.
+    """All strangers of a hub, the oldest first.
 
     :param most: how many there may be
-    :param most_of_address: how many of them from one address
+    :param most_of_address: how many of them may come from one address
     """
 
     def __init__(self, most: int, most_of_address: int) -> None:
@@ -54,9 +55,9 @@ class Strangers:
         return len(self._all)
 
     def enter(self, stranger: Stranger) -> Stranger | None:
-        """Let in one more.
+        """Add a stranger, and close the oldest one if there are too many.
 
-        :return: the one that was closed for it, if any
+        :return: the stranger that was closed, if any
         """
         others = self._by_address.setdefault(stranger.address, OrderedDict())
         self._all[stranger] = others[stranger] = None
@@ -67,7 +68,7 @@ class Strangers:
         return None
 
     def leave(self, stranger: Stranger) -> None:
-        """Count one no longer: it has opened a session, or has ended. Harmless after that."""
+        """Remove a stranger that has opened a session or ended. Harmless if it was removed."""
         if stranger in self._all:
             del self._all[stranger]
             others = self._by_address[stranger.address]
@@ -76,7 +77,7 @@ class Strangers:
                 del self._by_address[stranger.address]
 
     def close_oldest(self) -> Stranger | None:
-        """Close the one that has had the most time; give it, if there is one."""
+        """Close the oldest stranger, and return it if there is one."""
         return self._close(next(iter(self._all))) if self._all else None
 
     def _close(self, stranger: Stranger) -> Stranger:
@@ -86,20 +87,21 @@ class Strangers:
 
 
 class Penalties:
-    """How late wrong tokens are answered: the later, the more there were from an address.
+    """Delays for wrong tokens, which grow with the number of wrong tokens from an address.
 
-    Right ones are answered at once, wherever they come from.
+    A right token is answered at once, wherever it comes from: clients may share an address with an
+    attacker.
 
-    :param longest: seconds, at most
+    :param longest: the longest delay, in seconds
     """
 
     def __init__(self, longest: float) -> None:
         self._longest = longest
-        # By address, the one that erred last at the end: the delay, and when it was given.
+        # By address, the most recent last: the delay, and when it was imposed.
         self._delays: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def impose(self, address: str, now: float) -> float:
-        """Give the seconds to wait before a wrong token is answered."""
+        """Return the seconds to wait before answering a wrong token."""
         last, at = self._delays.pop(address, (0.0, now))
         is_new = not last or now - at > _FORGIVEN_AFTER
         delay = min(_FIRST_DELAY if is_new else 2 * last, self._longest)

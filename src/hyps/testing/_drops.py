@@ -1,4 +1,4 @@
-"""A hub that drops messages on demand, as it does when a session's buffer is full."""
+"""A hub that drops messages on demand, as a hub does when a session's queue is full."""
 
 from __future__ import annotations
 

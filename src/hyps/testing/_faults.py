@@ -1,4 +1,4 @@
-"""Connections in memory that can be stalled and cut, and a clock that can be stopped."""
+"""Faults on demand: connections in memory that stall and break, and a clock that stops."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 class FaultyClock:
-    """A clock that goes with the event loop's until it is frozen, and that can be advanced."""
+    """A clock that follows the event loop's until a test freezes or advances it."""
 
     def __init__(self) -> None:
         self._ahead = 0.0
         self._frozen_at: float | None = None
-        # Of those who sleep: an event each, as events are for one event loop.
+        # One event for each sleeper, because an event belongs to one event loop.
         self._sleepers: set[anyio.Event] = set()
 
     def now(self) -> float:
@@ -79,12 +79,12 @@ class MemoryConnection:
         return not self._flowing.is_set()
 
     def stall(self) -> None:
-        """Hold what either end sends, as a network does that is down for a while."""
+        """Hold what either end sends, like a network that is down for a while."""
         if not self.is_cut:
             self._flowing = anyio.Event()
 
     def resume(self) -> None:
-        """Let go on what :meth:`stall` held."""
+        """Deliver what :meth:`stall` held."""
         self._flowing.set()
 
     def cut(self) -> None:
@@ -108,8 +108,8 @@ class MemoryConnection:
 class _FaultyStream(ByteStream):
     """One end of a connection.
 
-    :param inner: moves the bytes
-    :param connection: has the faults
+    :param inner: the stream that moves the bytes
+    :param connection: the connection, which decides on faults
     """
 
     def __init__(self, inner: ByteStream, connection: MemoryConnection, clock: FaultyClock) -> None:
@@ -125,7 +125,7 @@ class _FaultyStream(ByteStream):
         try:
             return await self._inner.receive(max_bytes)
         finally:
-            # Data and the end of the stream are held alike.
+            # A stalled connection holds data and the end of the stream alike.
             await self._connection.pass_through()
 
     async def send(self, item: bytes) -> None:

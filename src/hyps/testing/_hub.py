@@ -26,15 +26,15 @@ _numbers: Final = count(1)
 
 
 class MemoryHub:
-    """A hub in memory, for tests. Protocol, broker, client and server are those of production.
+    """A hub in memory, for tests. It runs the same protocol, broker and server as in production.
 
-    Enter it, with ``with``, in or outside of the event loop, and connect clients to its URL::
+    Enter it with ``with``, inside or outside of an event loop, and connect clients to its URL::
 
         with hyps.testing.MemoryHub() as hub:
             async with hyps.connect(hub.url) as client:
                 ...
 
-    :param token: what clients must know; None lets everybody in
+    :param token: the token that clients must present; None lets everybody in
     :param limits: the bounds of the hub
     """
 
@@ -68,12 +68,12 @@ class MemoryHub:
 
     @property
     def url(self) -> str:
-        """What clients connect to."""
+        """The URL that clients connect to."""
         return f"memory://{self._name}"
 
     @property
     def broker(self) -> Broker:
-        """The hub's channels and sessions, and what was published, delivered and missed."""
+        """The hub's channels, sessions and counters."""
         return self._server.broker
 
     @property
@@ -84,55 +84,57 @@ class MemoryHub:
     # The network
 
     def stall(self) -> None:
-        """Hold what is sent over all connections; see :meth:`resume`."""
+        """Hold what either end sends on every connection, until :meth:`resume`."""
         for connection in self.connections:
             connection.stall()
 
     def resume(self) -> None:
-        """Let all connections go on."""
+        """Deliver what :meth:`stall` held."""
         for connection in self.connections:
             connection.resume()
 
     def cut(self) -> None:
-        """Break all connections, and let nobody connect; see :meth:`restore`."""
+        """Break all connections, and refuse new ones until :meth:`restore`."""
         self._is_cut = True
         for connection in self.connections:
             connection.cut()
 
     def restore(self) -> None:
-        """Let clients connect again."""
+        """Accept connections again."""
         self._is_cut = False
 
     # The hub
 
     def restart(self) -> None:
-        """Break all connections, and be another hub, which knows nothing of what was before."""
+        """Break all connections, and become another hub, which knows nothing of the one before."""
         for connection in self.connections:
             connection.cut()
         self._server = self._make_server()
 
     def drop_next(self, messages: int) -> None:
-        """Drop messages on their way to each session, as when its buffer at the hub is full.
+        """Drop messages for each session, as the hub does when the session's queue is full.
 
-        :param messages: how many of each session's next ones
+        :param messages: how many of each session's next messages to drop
         """
         self._server.drop_next(messages)
 
     # Time
 
     def freeze_clock(self) -> None:
-        """Stop the time of hub and clients: no heartbeat, and no session is given up."""
+        """Stop the clock of the hub and its clients: no heartbeat is sent and none is missed."""
         self._clock.freeze()
 
     def thaw_clock(self) -> None:
-        """Let time go on from where it was stopped."""
+        """Let the clock go on from where it stopped."""
         self._clock.thaw()
 
     def advance_clock(self, seconds: float) -> None:
-        """Let time go by at once.
+        """Move the clock forward at once.
 
-        The hub forgets channels that nobody held for ``limits.keep_time``, and silence is noticed:
-        half of ``limits.heartbeat`` at a time is what a connection in good health can take.
+        The hub forgets channels that had no subscriber for ``limits.keep_time``, and heartbeats
+        are due. A healthy connection survives half of ``limits.heartbeat`` at a time.
+
+        :param seconds: how far
         """
         self._clock.advance(seconds)
         self.broker.tick(self._clock.now())
@@ -150,7 +152,7 @@ class MemoryHub:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._server.handle, connection.hub_end)
                 yield connection.client_end
-                # The client has closed its end; a hub that is not to see that would wait here.
+                # The client has closed its end. On a stalled connection the hub would never see it.
                 if connection.is_stalled:
                     connection.cut()
         finally:

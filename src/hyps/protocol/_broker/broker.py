@@ -1,4 +1,10 @@
-"""The broker: which sessions hold which channels, and what each is owed."""
+"""The broker: it routes published records to the subscribers of their channels.
+
+It knows channels and subscribers, and nothing of frames, wires or sessions: a subscriber is
+anything that takes records (:class:`~.channel.Subscriber`). Work that a peer can make as long as it
+likes is either counted in :attr:`Broker.work`, so that the session that causes it yields its turn,
+or is a chore that :meth:`Broker.tick` does in slices.
+"""
 
 from __future__ import annotations
 
@@ -20,27 +26,27 @@ if TYPE_CHECKING:
     from .channel import Left, Session, Subscriber
 
 
-#: Subscribers that are looked through in about the time that it takes to hand one a run.
+#: The broker scans this many entries of a tuple of subscribers in the time of one unit of work.
 _LOOKED_THROUGH: Final = 64
 
-#: Channels of which a slice may be that goes to one subscriber.
+#: A slice of records that goes to a single subscriber spans at most this many channels.
 _MOST_CHANNELS: Final = PASS_WORK * _LOOKED_THROUGH
 
-#: Channels that a session leaves at once when it ends: about the work of ending it. The others are
-#: left in steps of as many.
+#: A session that ends leaves this many channels at once, which is about the work of ending it. A
+#: chore leaves the others, as many in each step.
 _LEFT_AT_ONCE: Final = 64
 
-#: Work that is not done at once where there is another way.
+#: More work than this is not done in one step where there is a sliced way.
 _MUCH: Final = PASS_WORK // 4
 
-#: Chunks of a queue that are looked at in the time of a unit of work.
+#: The broker looks at this many chunks of a queue in the time of one unit of work.
 _WEIGHED: Final = 4
 
-#: Work in looking at the messages of a chunk, besides that of each.
-_LOOK: Final = 4
+#: Units of work in parsing one chunk, besides one for each of its messages.
+_PARSED: Final = 4
 
-#: The part of the total bound by which it may be passed, and that is made free when it is: looking
-#: at all queues is much work, and is not to be done for every few messages.
+#: The queues may exceed the total bound by this part of it, and shedding frees as much below it.
+#: Weighing all queues is much work: the slack keeps it from happening every few messages.
 _SLACK: Final = 1 / 16
 
 _BOOT_ID_CHARACTERS = frozenset(map(chr, range(0x21, 0x7F))) - {":"}
@@ -49,15 +55,15 @@ _BOOT_ID_CHARACTERS = frozenset(map(chr, range(0x21, 0x7F))) - {":"}
 class Broker:
     """Routes what is published to the sessions that hold its channel.
 
-    Make a :class:`ServerProtocol` for each connection; it calls everything here. What can be read:
-    ``published``, the messages taken from publishers; ``delivered`` and ``missed``, those queued
-    for subscribers and those that their bounds left no room for, each counted once a subscriber;
-    ``sessions``, ``channels`` and ``kept``. :meth:`stats` gives all of it at one moment.
+    Make a :class:`ServerProtocol` for each connection: it calls everything here but
+    :meth:`tick`, which is the embedder's to call, and :meth:`stats`, which gives all counters at
+    one moment.
 
-    :param boot_id: 1 to 16 printable ASCII characters without ``:``, never used by another hub
-        or by an earlier run of this one, so that no position is mistaken for another's
+    :param boot_id: 1 to 16 printable ASCII characters without ``:``. No other hub and no earlier
+        run of this one may have used it: positions of different runs must differ.
     :param limits: the bounds of the hub
-    :param on_chore: called when :meth:`tick` is to be called at once. It must not call this object.
+    :param on_chore: the broker calls it when there is work for :meth:`tick`. It must not call this
+        object.
     """
 
     def __init__(
@@ -73,29 +79,30 @@ class Broker:
         self.sessions: set[Session] = set()
         #: Messages taken from publishers.
         self.published: int = 0
-        #: Messages queued for subscribers, each counted once a subscriber.
+        #: Messages queued for subscribers, counted once for each subscriber.
         self.delivered: int = 0
-        #: Messages that subscribers' bounds left no room for, counted likewise.
+        #: Messages dropped because a bound left no room for them, counted likewise.
         self.missed: int = 0
-        # Those of them that were shed, see _relieve().
+        # The part of them that _relieve() shed.
         self._shed = 0
-        #: Runs handed to subscribers, each counted once a subscriber, and what takes as long.
+        #: Units of work done so far: one for each slice handed to a subscriber, and for what else
+        #: takes as long. It only grows; a session compares it before and after a frame.
         self.work: int = 0
-        # Bytes of a run up to which it is handed out without a look at its records.
+        # No record of a run up to this size can hold a message that is too large.
         self._max_message = self.limits.max_message
         self._boot_id = boot_id
         self._channels: dict[bytes, Channel] = {}
-        # Channels that nobody holds.
+        # Channels without subscribers.
         self._retention = Retention()
-        # What was left in the period before this one.
+        # What sessions left in the period before the current one.
         self._long_left: list[Left] = []
         self._sweep_at = math.inf
         self._removals = 0
         self._generation = self._make_generation()
         self._chores = Chores(on_chore)
-        # What may hold messages: also of sessions that have ended, as long as these are sent.
+        # Everything that may hold messages. A session that has ended still sends its queue.
         self._subscribers: WeakSet[Subscriber] = WeakSet()
-        # Bytes that may be handed out before what all sessions hold is to be looked at again.
+        # Bytes to hand out before the broker weighs all queues again.
         self._room: float = self.limits.max_total_buffer
         self._is_relieving = False
 
@@ -107,12 +114,12 @@ class Broker:
 
     @property
     def channels(self) -> int:
-        """How many channels somebody holds."""
+        """How many channels have a subscriber."""
         return len(self._channels) - self.kept
 
     @property
     def kept(self) -> int:
-        """How many channels are kept that nobody holds."""
+        """How many channels without a subscriber the hub still counts."""
         return len(self._retention)
 
     def stats(self) -> Stats:
@@ -135,7 +142,7 @@ class Broker:
         return f"{self._boot_id}.{self._removals}".encode()
 
     def open_session(self, session: Session, subscriber: Subscriber) -> None:
-        """Enter a session. What its subscriber holds counts from now on, until it is gone."""
+        """Add a session. Its subscriber's queue counts towards the total until it is collected."""
         self.sessions.add(session)
         self._subscribers.add(subscriber)
 
@@ -143,7 +150,7 @@ class Broker:
         self.work += -(-len(subscribers) // _LOOKED_THROUGH)
 
     def find(self, subscriber: Subscriber, name: bytes) -> Channel | None:
-        """Give a channel if this subscriber holds it."""
+        """Return a channel if this subscriber holds it, else None."""
         channel = self._channels.get(name)
         if channel is None:
             return None
@@ -153,9 +160,9 @@ class Broker:
     def may_hold(self, subscriber: Subscriber, names: list[bytes]) -> bool:
         """Tell whether this subscriber may hold one of these channels.
 
-        :return: whether it does, or finding that out is much work
+        :return: True if it does, and also if finding out is too much work for one step
         """
-        # Mostly nobody does.
+        # The common case: nobody holds any of them.
         if self._channels.keys().isdisjoint(names):
             return False
         found = [each.subscribers for each in map(self._channels.get, names) if each is not None]
@@ -164,7 +171,7 @@ class Broker:
         return work > _MUCH or any(subscriber in subscribers for subscribers in found)
 
     def subscribe_all(self, subscriber: Subscriber, names: list[bytes]) -> list[Channel]:
-        """Do what :meth:`subscribe` does, for many, each of which stands there once."""
+        """Do what :meth:`subscribe` does for many names, none of which occurs twice."""
         if not self._channels.keys().isdisjoint(names):
             return [self.subscribe(subscriber, name) for name in names]
         channels = [Channel(name, self._generation, subscriber.alone) for name in names]
@@ -172,9 +179,9 @@ class Broker:
         return channels
 
     def subscribe(self, subscriber: Subscriber, name: bytes) -> Channel:
-        """Enter a subscriber. Entering again is harmless.
+        """Add a subscriber to a channel; adding it twice is harmless.
 
-        :param name: UTF-8, which is checked by the one who has it from a peer
+        :param name: UTF-8, which the caller has checked if it came from a peer
         """
         channel = self._channels.get(name)
         if channel is None:
@@ -190,7 +197,7 @@ class Broker:
         return channel
 
     def unsubscribe(self, subscriber: Subscriber, channel: Channel) -> None:
-        """Remove a subscriber. A channel without any is kept for a while, see :meth:`tick`."""
+        """Remove a subscriber. The hub keeps a channel without any, see :meth:`tick`."""
         if len(channel.subscribers) == 1:
             channel.subscribers = ()
             subscriber.left = self._retention.keep(channel, subscriber.left)
@@ -208,10 +215,10 @@ class Broker:
         subscriber: Subscriber,
         channels: list[Channel] | dict[Channel, None],
     ) -> None:
-        """Remove a session, and its subscriber from all channels: by and by if they are many.
+        """Remove a session, and its subscriber from all channels: in slices if they are many.
 
-        :param channels: all that it holds. They are taken out of it: a copy of so many would be
-            gone through by the collector of cycles each time that it looks at what is new.
+        :param channels: all channels that it holds. The broker empties this container rather than
+            copy it: the garbage collector would traverse a large copy again and again.
         """
         self.sessions.discard(session)
         subscriber.close()
@@ -233,15 +240,18 @@ class Broker:
                 self.unsubscribe(subscriber, channel)
             work, self.work = self.work - work, work
             yield count + work
-        # It refers to itself.
+        # This tuple refers to the subscriber itself: break the cycle.
         subscriber.alone = ()
 
     def tick(self, now: float) -> float:
-        """Do what is not done for one session: forget channels that nobody has held for long
-        enough, and what is much work, of which one call does a part.
+        """Do one slice of the work that belongs to no single session.
+
+        That is to leave the channels of sessions that ended, to forget channels that had no
+        subscriber for ``Limits.keep_time``, and to shed queues.
 
         :param now: seconds on any clock that does not go backwards
-        :return: when to call again, at the latest; infinity while all channels are held
+        :return: when to call again, at the latest; ``now`` while work is left, infinity while all
+            channels are held
         """
         if now >= self._sweep_at:
             self._chores.add(self._forget(self._long_left))
@@ -253,7 +263,7 @@ class Broker:
         return now if self._chores else self._sweep_at
 
     def do_chores(self) -> None:
-        """Do a part of what :meth:`tick` does, in between: a hub that is busy gets on with it."""
+        """Do a small part of what :meth:`tick` does: chores go on while the hub is busy."""
         if self._chores:
             self._chores.work(PASS_WORK // 4)
 
@@ -266,28 +276,29 @@ class Broker:
     def _remove(self, channel: Channel) -> None:
         self._retention.release(channel)
         del self._channels[channel.name]
-        # Generations must differ between two channels of one name, of which the first was
-        # removed. So all that are made between two removals can share one, and its memory.
+        # Two channels of one name, one made after the other was removed, must differ in their
+        # generation. Channels made between two removals can share one, and its memory.
         self._removals += 1
         self._generation = self._make_generation()
 
     def publish(self, data: bytes, position: int, codes: list[bytes]) -> int:
-        """Hand records to all who hold their channels, as many as a pass allows.
+        """Hand records to the subscribers of their channels, as many as a pass allows.
 
-        Neighbours that go to the same subscribers are handed out as one slice of the publisher's
-        own bytes, whatever their channels.
+        Neighbours that go to the same subscribers form one slice of the publisher's own bytes,
+        whatever their channels.
 
         :param data: concatenated records
         :param position: where the first one starts
-        :param codes: takes the codes of the records that were taken, also if this raises
+        :param codes: receives the codes of the records that were taken, also if this raises
         :return: the offset behind the last record that was taken
-        :raises MalformedRecord: if a record is not well-formed, or nobody holds its channel and
-            that is not UTF-8
+        :raises MalformedRecord: if a record is malformed, or its channel has no subscriber and is
+            not UTF-8
         """
         most = self.work + PASS_WORK
         taken = 0
-        # What was taken and not handed out yet: its start, its channels with their counts before,
-        # and how many records; who gets it, and of how many channels it may be.
+        # The current slice, which was taken and not handed out yet: where it starts, its channels
+        # with their counts before it, its number of records, its subscribers, and how many
+        # channels it may span.
         start = position
         channels: dict[Channel, int] = {}
         waiting = 0
@@ -295,7 +306,7 @@ class Broker:
         bound = 0
         try:
             names, stops, counts, error = find_runs(data, position, most=PASS_WORK)
-            # Per run, and so per record where no two neighbours are of one channel.
+            # This loop runs once per run: once per record if no two neighbours share a channel.
             found = map(self._channels.get, names)
             for channel, name, stop, count in zip(found, names, stops, counts, strict=True):
                 if channel is None or stop - position > self._max_message:
@@ -361,12 +372,12 @@ class Broker:
         if self._room < 0:
             self._look_at_total()
 
-    # What all sessions hold
+    # The bound for all queues together
 
     def _look_at_total(self) -> None:
-        """Find out, roughly, how much more may be handed out."""
+        """Estimate how much more may be handed out, and shed if there is no room."""
         most = self.limits.max_total_buffer
-        # More than there is, as what several hold counts for each. Mostly it is little enough.
+        # An upper estimate: what several sessions hold counts for each. It is mostly low enough.
         total = self._count_queued()
         self._room = max(most - total, most * _SLACK)
         if total > most * (1 - _SLACK) and not self._is_relieving:
@@ -374,7 +385,7 @@ class Broker:
             self._chores.add(self._relieve(), is_urgent=True)
 
     def _relieve(self) -> Iterator[int]:
-        """Let the sessions with the longest queues lose their messages, until the rest fits."""
+        """Make the sessions with the longest queues lose their messages until the rest fits."""
         most = self.limits.max_total_buffer
         while True:
             held = 0.0
@@ -399,13 +410,13 @@ class Broker:
                     yield from self._count_shed(subscriber, bodies)
                 subscriber.end_shedding()
             if not was_shed:
-                # Answers, and what is being sent.
+                # What is left are answers and bytes in the hands of the I/O layer.
                 break
         self._room = max(most - held, most * _SLACK)
         self._is_relieving = False
 
     def _count_shed(self, subscriber: Subscriber, bodies: list[bytes]) -> Iterator[int]:
-        """Count messages as missed that were queued before."""
+        """Move messages from the count of delivered ones to that of missed ones."""
         while bodies:
             body = bodies.pop()
             position = 0
@@ -418,10 +429,10 @@ class Broker:
                 self.missed += missed
                 self._shed += missed
                 position = stops[-1]
-                yield _LOOK + missed
+                yield _PARSED + missed
 
     def _publish_odd(self, data: bytes, position: int, stop: int, name: bytes, count: int) -> bytes:
-        """Publish a run that nobody holds, or in which there may be a message over the limit."""
+        """Publish a run without subscribers, or one that may hold a message over the limit."""
         channel = self._channels.get(name)
         if channel is None:
             decode_channel(name)

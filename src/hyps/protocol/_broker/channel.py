@@ -1,4 +1,4 @@
-"""What the broker routes by: channels, and those who hold them."""
+"""What the broker routes by: channels and their subscribers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Channel:
-    """A channel that somebody holds or held: its position, and its subscribers."""
+    """A channel that has or had subscribers, and its position."""
 
     __slots__ = ("count", "generation", "name", "subscribers")
 
@@ -22,30 +22,30 @@ class Channel:
         self.name: bytes = name
         self.generation: bytes = generation
         self.count: int = 0
-        # In order: the first to subscribe is the first to be served. A tuple, because channels
-        # that one session holds alone, the most, share that session's.
+        # In the order in which they subscribed, which is the order of delivery. A tuple, because
+        # most channels have a single subscriber, and all of these share that subscriber's tuple.
         self.subscribers: tuple[Subscriber, ...] = subscribers
 
     @property
     def position(self) -> bytes:
-        """Generation and count, as they are written to subscribers."""
+        """Generation and count, as they stand in SUBSCRIBE_ACK and GAP."""
         return format_position(self.generation, self.count)
 
 
 class Left:
-    """The channels that one session left within one period and that nobody holds since."""
+    """The channels that one session left within one period and that have no subscriber since."""
 
     __slots__ = ("channels", "is_closed")
 
     def __init__(self) -> None:
-        # Ordered, as a dict gets slower to take from the front of with each that was taken.
+        # A plain dict gets slower at its front with each item that is removed there.
         self.channels: OrderedDict[Channel, None] = OrderedDict()
-        #: The period is over: what the session leaves from now on is kept apart.
+        #: The period is over: what the session leaves from now on goes into another one.
         self.is_closed: bool = False
 
 
 class Session(Protocol):
-    """An open session, as far as it can be looked at in :attr:`Broker.sessions`."""
+    """What :attr:`Broker.sessions` shows of an open session."""
 
     @property
     def channels(self) -> int:
@@ -68,50 +68,49 @@ class Session(Protocol):
 
 
 class Subscriber(Protocol):
-    """Who holds channels, as far as the broker knows: something with a bounded queue of records.
+    """What holds channels: a bounded queue of records, such as the output of a session."""
 
-    Whatever takes records can be one, such as the output of a session.
-    """
-
-    #: The subscribers of a channel that only this one holds; none once it has left all.
+    #: The tuple ``(self,)``, which all channels that only this one holds share; empty once it has
+    #: left all channels.
     alone: tuple[Subscriber, ...]
-    #: It gets no more messages, and they are nobody's loss.
+    #: It receives no more messages, and nobody counts these as lost.
     is_closed: bool
-    #: What it left, see :class:`~.retention.Retention`.
+    #: The channels that it left, see :class:`~.retention.Retention`.
     left: Left | None
-    #: Channels with a gap that it was not told of yet.
+    #: Channels with a gap that it has not queued yet.
     gaps: dict[Channel, int]
-    #: Bytes that wait, and 64 for each chunk of them.
+    #: Bytes that wait, and 64 for each chunk.
     queued: int
 
     def __hash__(self) -> int: ...
 
     def deliver(self, channels: dict[Channel, int], records: bytes, count: int) -> int | None:
-        """Queue records of channels, all or none; none is a gap in each, which will be told.
+        """Queue all of these records, or none of them and remember a gap in each channel.
 
-        :param channels: the count of each before these records
-        :param count: how many records these are
-        :return: how many gaps had to be told first; None if there was no room
+        :param channels: the count of each channel before these records
+        :param count: the number of records
+        :return: how many gaps it had to queue first; None if there was no room
         """
         ...
 
     def close(self) -> None:
-        """Take no more messages. What is queued is still to be sent."""
+        """Accept no more messages. What is queued will still be sent."""
         ...
 
     def weigh(self) -> Iterator[tuple[float, int]]:
-        """Estimate the memory that would be free if only this subscriber held nothing.
+        """Estimate the memory that emptying this queue would free.
 
-        :return: bytes, and how many chunks were looked at, of a part of the queue each
+        :return: for each part of the queue: bytes, and how many chunks it looked at
         """
         ...
 
     def shed(self) -> Iterator[list[bytes]]:
-        """Lose the messages that wait, and drop the next ones as if there were no room.
+        """Give up the messages that wait, and drop the next ones as if there were no room.
 
-        The broker calls :meth:`note_shed` with what was in them, and then :meth:`end_shedding`.
+        The broker calls :meth:`note_shed` with the channels of what it gets, and then
+        :meth:`end_shedding`.
 
-        :return: records, of a part of the queue each
+        :return: records, one part of the queue at a time
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Work that a peer can make as long as it likes, done in slices between everything else."""
+"""Chores: work whose length a peer decides, done in slices between everything else."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 class Chores:
-    """Chores in the order in which they are done.
+    """A queue of chores.
 
-    A chore is an iterator: each step does some of it, and gives the work that this was, in the
-    units of ``PASS_WORK``. A step should not be worth much more than a hundred.
+    A chore is an iterator. Each step does a part and yields how much work that was, in the units of
+    ``PASS_WORK``; some hundred units are a good step.
 
-    :param on_chore: called when there is something to do after there was nothing
+    :param on_chore: called when the queue was empty and gets a chore
     """
 
     def __init__(self, on_chore: Callable[[], object]) -> None:
@@ -23,7 +23,7 @@ class Chores:
         self._chores: deque[Iterator[int]] = deque()
 
     def __bool__(self) -> bool:
-        """Whether there is something to do."""
+        """Whether a chore is left."""
         return bool(self._chores)
 
     def add(self, chore: Iterator[int], *, is_urgent: bool = False) -> None:
@@ -39,7 +39,7 @@ class Chores:
     def work(self, most: int) -> None:
         """Do chores.
 
-        :param most: work after which to stop
+        :param most: units of work after which to stop
         """
         done = 0
         while self._chores and done < most:
@@ -47,7 +47,8 @@ class Chores:
             try:
                 done += next(chore)
             except BaseException as error:
-                # One that fails is not tried again. Its last step may have added an urgent one.
+                # A chore that failed is not retried. Search for it: its last step may have put an
+                # urgent chore before it.
                 self._chores.remove(chore)
                 if not isinstance(error, StopIteration):
                     raise

@@ -1,8 +1,8 @@
-"""Channels that nobody holds, which the hub goes on counting for a while.
+"""Channels without subscribers, which the hub goes on counting for a while.
 
-So a short disconnection is a gap of known size. What is kept is bounded in time and in number, and
-when there are too many, the session that left the most pays: whoever leaves names without end only
-makes the hub forget its own.
+This makes a short disconnection a gap of known size. Time and number bound what the hub keeps. When
+there are too many channels, the session that left the most loses its own first: a session that
+leaves names without end makes the hub forget only that session's names.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from .channel import Channel, Left
 
 
 class Retention:
-    """All channels that are kept.
+    """All channels that the hub keeps.
 
-    Periods take the place of times: what was left in one is dropped at the end of the next.
+    It counts in periods instead of seconds: at the end of a period the broker forgets what sessions
+    left in the one before it.
     """
 
     def __init__(self) -> None:
         self._owners: dict[Channel, Left] = {}
-        # In the order in which they began.
+        # Of the current period, the oldest first.
         self._recent: dict[Left, None] = {}
-        # By the number of their channels, likewise. A few hundred different numbers at most, as
-        # what they add up to is bounded.
+        # By the number of their channels, the oldest first. There are at most some hundred
+        # different numbers, because max_kept bounds their sum.
         self._by_size: dict[int, OrderedDict[Left, None]] = {}
 
     def __len__(self) -> int:
@@ -32,7 +33,7 @@ class Retention:
     def keep(self, channel: Channel, left: Left | None) -> Left:
         """Keep a channel that has lost its last subscriber.
 
-        :param left: what this returned the last time for the session that left it
+        :param left: the result of the previous call for the same session
         """
         if left is None or left.is_closed:
             left = Left()
@@ -43,20 +44,21 @@ class Retention:
         return left
 
     def release(self, channel: Channel) -> None:
-        """Keep a channel no longer: it is held again, or forgotten."""
+        """Stop keeping a channel: it has a subscriber again, or the hub forgets it."""
         left = self._owners.pop(channel)
         del left.channels[channel]
         self._file(left, len(left.channels) + 1)
 
     def choose(self) -> Channel:
-        """Give the channel to be forgotten first: the oldest of the session that left the most."""
+        """Choose the channel to forget first: the oldest of the session that left the most."""
         left = next(iter(self._by_size[max(self._by_size)]))
         return next(iter(left.channels))
 
     def end_period(self) -> list[Left]:
         """Begin another period.
 
-        :return: what was left in the one that has ended, which is to be dropped at the next call
+        :return: what sessions left in the period that ends here. The caller forgets it at the end
+            of the next one.
         """
         ended = list(self._recent)
         self._recent = {}
@@ -74,5 +76,5 @@ class Retention:
             self._by_size.setdefault(len(left.channels), OrderedDict())[left] = None
         else:
             self._recent.pop(left, None)
-            # An empty one is in no list, so that a new one is begun.
+            # An empty one is in no list. Closed, it is replaced at the next keep().
             left.is_closed = True
