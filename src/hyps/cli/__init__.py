@@ -12,7 +12,7 @@ __all__ = ("main",)
 
 def main() -> NoReturn:
     """Run the command that the process's arguments name, and end the process."""
-    # Before the imports below, which take the most time of a short command.
+    # The imports below take most of a short command's time: handle signals before them.
     from ._signals import signals
 
     signals.take()

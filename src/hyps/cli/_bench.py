@@ -1,4 +1,4 @@
-"""``hyps bench``: its options and its end. ``_bench_run`` does it, ``_bench_report`` tells it."""
+"""``hyps bench``: its options and its end. ``_bench_run`` runs it, ``_bench_report`` reports."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def bench(
         raise click.UsageError("there is nothing to do without --pub and --sub")
     if plan.publishers > messages:
         raise click.UsageError("--msgs must be at least --pub")
-    # What is lost is told here, and not in lines of the log.
+    # The report counts losses, so the log need not.
     logging.getLogger("hyps").addHandler(logging.NullHandler())
     _run(Bench(plan, Progress(plan, progress and sys.stderr.isatty())), as_json, backend)
 

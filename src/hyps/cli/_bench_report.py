@@ -1,4 +1,4 @@
-"""What ``hyps bench`` says: progress while it runs, and the summary, as text or as an object."""
+"""The output of ``hyps bench``: progress, and the summary as text or as a JSON object."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BAR: Final = 20
 
 
 class Progress:
-    """Shows on a terminal how far it is: a line for each worker, which is written again and again.
+    """Shows the progress on a terminal: one line for each worker, redrawn again and again.
 
     :param plan: what is to be done
     :param enabled: whether more is to be shown than the beginning
@@ -39,7 +39,7 @@ class Progress:
         self._counts: dict[Worker, int] = {}
 
     def begin(self, now: float) -> None:
-        """Say what is about to be done."""
+        """Describe the run."""
         self._shown = now
         plan = self._plan
         least, most = plan.sizes
@@ -57,14 +57,14 @@ class Progress:
     def show(
         self, now: float, publishers: Sequence[Publisher], subscribers: Sequence[Subscriber]
     ) -> None:
-        """Show how far it is, if it is time to, and the rates since the last time."""
+        """Show the progress and the rates since the last time, if it is time to redraw."""
         passed = now - self._shown
         if self._enabled and passed >= _REDRAW:
             self._shown = now
             self._draw(publishers, subscribers, passed)
 
     def end(self, publishers: Sequence[Publisher], subscribers: Sequence[Subscriber]) -> None:
-        """Show how far it came, and the rates of the whole time."""
+        """Show the final state, and the rates over the whole run."""
         if self._enabled:
             self._draw(publishers, subscribers, None)
 
@@ -100,11 +100,11 @@ class Progress:
         return f"{name:<16} [{bar}] {part:4.0%} {sum(rates):>12,.0f} msgs/s{each}"
 
 
-# The summary. All numbers are in the object, and the text is made of it.
+# The summary. The object holds all numbers, and the text is made from the object.
 
 
 def summarize(bench: Bench, ended_by: str | None, error: str | None) -> dict[str, Any]:
-    """Give the summary as an object of JSON.
+    """Return the summary as a JSON object.
 
     :param bench: what has run
     :param ended_by: the signal that ended it early
@@ -167,7 +167,7 @@ def _summarize_worker(worker: Worker) -> dict[str, Any]:
 def _summarize_workers(workers: Sequence[Worker]) -> dict[str, Any]:
     messages = sum(worker.messages for worker in workers)
     size = sum(worker.size for worker in workers)
-    # From the first one's beginning to the last one's end; some may not have begun.
+    # From the first worker's start to the last one's end; some may never have started.
     began = min((each.began for each in workers if each.began), default=0.0)
     seconds = max(each.ended for each in workers) - began
     rates = [_rate(worker.messages, worker.seconds) for worker in workers]
@@ -197,14 +197,14 @@ def _summarize_samples(samples: Samples) -> dict[str, float] | None:
         return None
     return {
         "p50": values[(len(values) - 1) // 2],
-        # The least that 99 of 100 do not exceed: of a few the largest.
+        # The smallest value that 99 % do not exceed; of a few samples, the largest.
         "p99": values[-(-len(values) * 99 // 100) - 1],
         "max": values[-1],
     }
 
 
 def as_text(summary: dict[str, Any]) -> str:
-    """Make the summary readable."""
+    """Format the summary for people."""
     publishers = summary.get("publishers")
     subscribers = summary.get("subscribers")
     lines = []
@@ -224,7 +224,7 @@ def as_text(summary: dict[str, Any]) -> str:
             + (f", outcome unknown {unknown:,}" if unknown else "")
         )
     if subscribers is not None:
-        # Where losses cannot be told that all came is known all the same.
+        # Over HTTP/2 the hub cannot tell of losses, but a complete count proves that none happened.
         is_unknown = subscribers["missed_unknown"] and subscribers["outstanding"]
         more = ", and an unknown number more" if is_unknown else ""
         lines.append(

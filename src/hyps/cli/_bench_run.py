@@ -1,4 +1,4 @@
-"""What ``hyps bench`` does: publishers and subscribers, on connections of their own or shared."""
+"""The run of ``hyps bench``: publishers and subscribers, on own or shared connections."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _STAMP: Final = struct.Struct(">4sd")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is to be done.
+    """What a run does.
 
     :param url: of the hub
     :param token: for the hub
@@ -63,12 +63,12 @@ class Plan:
     idle: float
 
     def count_connections(self, workers: int) -> int:
-        """Count the connections of so many publishers, or subscribers."""
+        """Count the connections of a number of publishers or subscribers."""
         return workers if self.connections is None else min(workers, self.connections)
 
 
 class Watcher(Protocol):
-    """Is shown how far it is."""
+    """What a run reports its progress to."""
 
     def begin(self, now: float) -> None: ...
 
@@ -80,7 +80,7 @@ class Watcher(Protocol):
 
 
 class Samples:
-    """Durations: of very many some, any as likely as any other."""
+    """A bounded, uniform sample of durations."""
 
     def __init__(self) -> None:
         #: One of so many is kept.
@@ -88,12 +88,12 @@ class Samples:
         self.seconds = array("d")
 
     def offer(self, seconds: float) -> None:
-        """Take it, or not."""
+        """Add a duration, or skip it."""
         if self.step == 1 or random.random() * self.step < 1:
             self.take(seconds)
 
     def take(self, seconds: float) -> None:
-        """Take one that was chosen by :attr:`step`."""
+        """Add a duration that :attr:`step` selected."""
         self.seconds.append(seconds)
         if len(self.seconds) == _MAX_SAMPLES:
             self.seconds = self.seconds[::2]
@@ -101,7 +101,7 @@ class Samples:
 
 
 class Worker(ABC):
-    """A publisher or a subscriber, and what it has done.
+    """A publisher or a subscriber, and its counters.
 
     :param expected: messages that it will publish or receive
     """
@@ -120,7 +120,7 @@ class Worker(ABC):
 
     @abstractmethod
     async def run(self, client: Client, wait_for_all: Callable[[], Awaitable[None]]) -> None:
-        """Do it.
+        """Do the work.
 
         :param client: with a connection
         :param wait_for_all: to be awaited when it is ready; returns when all are
@@ -138,8 +138,8 @@ class Publisher(Worker):
         self._channels = cycle(plan.channels)
         least, most = plan.sizes
         self._stamp_size = _STAMP.size if least >= _STAMP.size else 0
-        # The same in every run. Traffic of one size flatters whatever goes by size, so the sizes
-        # may vary.
+        # The same sequence in every run. Messages of one size flatter code that depends on sizes,
+        # so sizes may vary.
         chance = random.Random(most)
         sizes = {least} if least == most else [chance.randint(least, most) for _ in range(_BODIES)]
         bodies = [chance.randbytes(size - self._stamp_size) for size in sizes]
@@ -150,7 +150,7 @@ class Publisher(Worker):
 
     @property
     def unknown(self) -> int:
-        """Messages that may have been published: their ACK did not come."""
+        """Messages whose ACK did not arrive: the hub may have taken them."""
         return self.sent - self.messages
 
     async def run(self, client: Client, wait_for_all: Callable[[], Awaitable[None]]) -> None:
@@ -170,7 +170,7 @@ class Publisher(Worker):
             self.size += sum([len(data) for _, data in window])
 
     def _make_window(self, count: int, now: float) -> list[tuple[str, bytes]]:
-        # Made before any is sent: that costs less than to make each when it is wanted.
+        # Make the batch before the first send: that is cheaper than making each message on demand.
         stamp = _STAMP.pack(self._source, now) if self._stamp_size else b""
         channels = islice(self._channels, count)
         if self._bodies is None:
@@ -191,7 +191,7 @@ class Subscriber(Worker):
         super().__init__(plan.messages)
         self._channels = plan.channels
         self._waits_for_first = not plan.publishers
-        # Those of other publishers may have any size.
+        # Messages of other publishers may have any size.
         is_known = plan.publishers and plan.sizes[0] == plan.sizes[1]
         self._message_size = plan.sizes[0] if is_known else None
         self._source = source
@@ -209,11 +209,11 @@ class Subscriber(Worker):
 
     @property
     def outstanding(self) -> int:
-        """Messages that neither came nor were counted as missed."""
+        """Messages that neither arrived nor were counted as missed."""
         return max(0, self.expected - self.messages - self.missed)
 
     def stop(self) -> None:
-        """Let it wait for no more messages."""
+        """Stop waiting for messages."""
         if self._scope is not None:
             self._scope.cancel()
 
@@ -229,7 +229,7 @@ class Subscriber(Worker):
     def _take(self, messages: Sequence[Message]) -> None:
         self.ended = now = time.perf_counter()
         if self._waits_for_first and not self.messages:
-            # Somebody else publishes, and began when he liked.
+            # Another process publishes, and may have begun at any time.
             self.began = now
         self.messages += len(messages)
         if self._message_size is None:
@@ -277,12 +277,12 @@ class Bench:
 
     @property
     def has_begun(self) -> bool:
-        """Whether all were connected."""
+        """Whether all workers have connected."""
         return self._preparing == 0
 
     @property
     def lost(self) -> int:
-        """Messages that were missed or did not come, when it has run to its end."""
+        """Messages that were missed or did not arrive, if the run was complete."""
         return sum(each.missed + each.outstanding for each in self.subscribers)
 
     async def run(self) -> None:
@@ -295,7 +295,7 @@ class Bench:
                 await self._run()
         finally:
             if self.publishers:
-                # If it has ended early the rest is not to be expected.
+                # After an early end the remaining messages will not come.
                 sent = sum(each.sent for each in self.publishers)
                 for each in self.subscribers:
                     each.expected = sent
@@ -313,7 +313,7 @@ class Bench:
             tasks.cancel_scope.cancel()
 
     def _fail(self, error: Exception) -> None:
-        # Noted, as out of a task group it would come as a group. The first one tells why.
+        # Keep the first error: a task group would raise a group of all of them.
         if self._error is None:
             self._error = error
         if self._scope is not None:
@@ -353,7 +353,7 @@ class Bench:
         await self._begun.wait()
 
     async def _watch(self) -> None:
-        """Show how far it is, and stop subscribers who wait in vain."""
+        """Show the progress, and stop subscribers that wait in vain."""
         await self._begun.wait()
         last_count = 0
         changed = time.perf_counter()
@@ -376,7 +376,7 @@ class Bench:
 
     @property
     def _is_waiting(self) -> bool:
-        """Whether it is not yet time to be impatient: others publish, or are about to."""
+        """Whether messages may still come: this run, or another process, still publishes."""
         if not self.publishers:
             return not any(each.messages or each.missed for each in self.subscribers)
         return any(each.messages < each.expected for each in self.publishers)

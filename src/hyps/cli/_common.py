@@ -65,10 +65,10 @@ def _make_loop_type(use_uvloop: bool) -> type[asyncio.AbstractEventLoop]:
     base: Any = import_module("uvloop").Loop if use_uvloop else asyncio.SelectorEventLoop
 
     class Loop(base):  # type: ignore[misc]
-        """An event loop that is not closed, as the process ends after it.
+        """An event loop that is never closed, because the process ends after it.
 
-        Closing waits for the names that are being resolved: trio does not, asyncio and uvloop do,
-        and the latter in a call that no signal can interrupt.
+        Closing a loop of asyncio or uvloop waits for names that are being resolved, and uvloop
+        waits in a call that no signal can interrupt.
         """
 
         async def shutdown_default_executor(
@@ -83,15 +83,15 @@ def _make_loop_type(use_uvloop: bool) -> type[asyncio.AbstractEventLoop]:
     return Loop
 
 
-#: Those that have ended. If they were collected they would be closed.
+#: Loops that have ended. The garbage collector would close them.
 _loops: Final[list[asyncio.AbstractEventLoop]] = []
 
 
 def run(function: Callable[[], Awaitable[_T]], backend: str | None = None) -> _T:
-    """Run a command's coroutine function; its failures become one line on stderr.
+    """Run a command's coroutine function; a failure becomes one line on standard error.
 
     :param function: called without arguments
-    :param backend: what was asked for with ``--backend``
+    :param backend: the value of ``--backend``
     :return: what the function returns
     :raises click.ClickException: if it fails
     """
@@ -115,14 +115,14 @@ def run(function: Callable[[], Awaitable[_T]], backend: str | None = None) -> _T
 
 
 def _first(error: Exception) -> Exception:
-    """Give what happened in a task: out of task groups it comes as a group."""
+    """Unwrap the exception group that a task group makes of a task's error."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     return error
 
 
 async def run_until_signal(function: Callable[[], Awaitable[Any]]) -> int | None:
-    """Run until it returns, or until this process is told to end.
+    """Run a function until it returns or a signal asks the process to end.
 
     :return: the number of the signal, if there was one
     """
@@ -135,7 +135,7 @@ async def run_until_signal(function: Callable[[], Awaitable[Any]]) -> int | None
 
 
 def run_client(function: Callable[[], Awaitable[Any]], backend: str | None) -> None:
-    """Run a command that a signal ends early, and exit as shells expect of it then.
+    """Run a command that a signal may end early, with the exit code that shells expect.
 
     :raises click.exceptions.Exit: if a signal ended it
     """
@@ -145,7 +145,7 @@ def run_client(function: Callable[[], Awaitable[Any]], backend: str | None) -> N
 
 
 def check_channel(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
-    """Refuse what cannot be a channel before anything is connected."""
+    """Refuse a name that cannot be a channel's before connecting."""
     try:
         for name in (value,) if isinstance(value, str) else value:
             encode_channel(name)

@@ -48,7 +48,7 @@ async def _demo() -> None:
 
 
 async def _show_users(web: Client, backoffice: Client) -> None:
-    """Several users read over one connection what is published over another."""
+    """Several users share one connection and read what another connection publishes."""
     async with anyio.create_task_group() as users:
         for name, channels in _USERS.items():
             await users.start(partial(_user, web, name, channels))
@@ -76,7 +76,7 @@ async def _user(
 
 
 async def _show_burst(web: Client, backoffice: Client) -> None:
-    """One publisher sends as fast as it can, ACKs included, and one user counts."""
+    """One publisher publishes as fast as it can and awaits the ACKs; one user counts."""
     async with web.subscribe("burst", max_messages=_BURST) as subscription:
         start = time.perf_counter()
         async with anyio.create_task_group() as publisher:

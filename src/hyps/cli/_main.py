@@ -48,15 +48,15 @@ def run() -> NoReturn:
         traceback.print_exc()
         code = 1
     stderr.drain()
-    # All is written that can be. The interpreter's shutdown would wait for threads that are blocked
-    # in a write or in a resolver, and raise KeyboardInterrupt or worse at a signal.
+    # Everything that can be written is. The interpreter's shutdown would wait for threads that are
+    # blocked in a write or in a resolver, and would raise KeyboardInterrupt or worse on a signal.
     os._exit(code)
 
 
 def _execute() -> int:
     code = 0
     failure: click.ClickException | None = None
-    # What click prints, and the commands when they have run. Some of it click prints as bytes.
+    # Collects what Click prints, such as --help, part of it as bytes.
     printed = io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace", write_through=True)
     try:
         with redirect_stdout(printed):
@@ -67,7 +67,7 @@ def _execute() -> int:
         # Click's completion for shells.
         code = error.code if isinstance(error.code, int) else 1
     if text := printed.buffer.getvalue().decode():
-        # In this order on a terminal.
+        # Keep the order that a terminal shows.
         stderr.drain()
         try:
             stdout.finish(text)
@@ -86,7 +86,7 @@ def _execute() -> int:
 
 
 class _Shown(io.StringIO):
-    """Click takes escape sequences out of what is for no terminal, instead of showing them."""
+    """Claims to be a terminal: for anything else Click removes escape sequences silently."""
 
     def isatty(self) -> bool:
         return True

@@ -1,13 +1,12 @@
-"""Standard output and standard error of the commands: nothing that happens to them holds one.
+"""Standard output and standard error of the commands, which never block a command.
 
-Whoever reads them may be slow or gone, their disk may be full. So an event loop never writes to
-them itself:
+Their reader may be slow or gone, or their disk full. So no event loop ever writes to them itself:
 
-- what a command prints waits in a thread until it is written, and can be abandoned there;
-- what it says on standard error, log lines and tracebacks included, goes into a bounded queue of
-  which a thread writes. What has no room is counted.
+- A thread writes what a command prints, and a command that ends abandons it.
+- Standard error, log lines and tracebacks included, has a bounded queue that a thread empties. It
+  counts the lines that find no room.
 
-A thread that is blocked in a write does not prevent the end of the process, which skips the
+A thread that is blocked in a write does not delay the end of the process, which skips the
 interpreter's shutdown, see ``_main``.
 """
 
@@ -34,16 +33,16 @@ if TYPE_CHECKING:
 
 _STDOUT: Final = 1
 _STDERR: Final = 2
-#: Bytes that wait for standard error, at most, besides as many that are being written.
+#: The bound of the queue for standard error, in bytes. The thread may hold as many more.
 _MAX_WAITING: Final = 256 * 1024
-#: Seconds that a command which is over gives others to read the last of what it has said.
+#: A command that has ended waits this long, in seconds, for its reader to take the last output.
 _LAST_WORDS: Final = 1.0
 
 
 def open_standard_files() -> None:
-    """Open those of standard input, output and error that were closed.
+    """Open standard input, output and error where the parent process closed them.
 
-    Else the next file or socket would take the place of one.
+    Otherwise the next file or socket would get the number of one of them.
     """
     for number in range(3):
         try:
@@ -58,24 +57,24 @@ def _write_all(descriptor: int, data: bytes) -> None:
         try:
             rest = rest[os.write(descriptor, rest) :]
         except BlockingIOError:
-            # Another process that has it made it so.
+            # Another process that shares the file made it non-blocking.
             select.select([], [descriptor], [])
 
 
 def _encoding_of(file: TextIO | None) -> str:
-    # There is none if it was closed when Python began.
+    # Python has no file object for a descriptor that was closed at its start.
     return file.encoding if file is not None and file.encoding else "utf-8"
 
 
 class StandardError(io.TextIOBase):
-    """Takes the place of ``sys.stderr``: writing to it never waits and never fails.
+    """The replacement of ``sys.stderr``: writing to it never waits and never fails.
 
-    Control characters are escaped, whoever wrote them: most of what is logged was chosen by others.
+    It escapes control characters, because peers choose most of what the log quotes.
     """
 
     def __init__(self, file: TextIO | None) -> None:
         self._encoding = _encoding_of(file)
-        # Its lock can be taken again by who has it: the garbage collector may warn at any time.
+        # Its lock is reentrant: the garbage collector may issue a warning inside of write().
         self._changed = threading.Condition()
         self._waiting: list[bytes] = []
         self._size = 0
@@ -85,7 +84,7 @@ class StandardError(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        # Click mends files that say they are ASCII, which needs more of them than there is here.
+        # Click wraps files that claim to be ASCII, and this one lacks what the wrapper needs.
         return "utf-8"
 
     def fileno(self) -> int:
@@ -99,13 +98,13 @@ class StandardError(io.TextIOBase):
 
     def write(self, text: str) -> int:
         if not isinstance(text, str):
-            # How Click tells files of text from those of bytes.
+            # Click distinguishes text files from binary ones by this error.
             raise TypeError(f"write() takes a str, not {type(text).__name__}")
         self.draw(printable(text))
         return len(text)
 
     def draw(self, text: str) -> None:
-        """Write what may move the cursor."""
+        """Write text that may contain control sequences."""
         data = text.encode(self._encoding, "backslashreplace")
         with self._changed:
             if self._thread is None:
@@ -119,7 +118,7 @@ class StandardError(io.TextIOBase):
             self._changed.notify_all()
 
     def drain(self) -> None:
-        """Wait until all is written, but not for long."""
+        """Wait until everything is written, for a bounded time."""
         with self._changed:
             self._changed.wait_for(lambda: self._is_idle and not self._waiting, _LAST_WORDS)
 
@@ -138,30 +137,30 @@ class StandardError(io.TextIOBase):
             try:
                 _write_all(_STDERR, data)
             except OSError:
-                pass  # there is nowhere left to say so
+                pass  # nothing is left to report this on
 
 
 class StandardOutput:
-    """What a command prints for its user or for the next program."""
+    """Standard output: what a command prints for its user or for the next program."""
 
     def __init__(self, file: TextIO | None) -> None:
         self._encoding = _encoding_of(file)
-        # Lines of several tasks come in the order in which they were printed.
+        # Several tasks print: their lines keep the order of the calls.
         self._turn = anyio.Lock()
 
     async def print(self, text: str) -> None:
-        """Write a line, or several, and wait until somebody has taken them.
+        """Write one or more lines, and wait until they are written.
 
-        :raises click.exceptions.Exit: if nobody ever will
-        :raises click.ClickException: if it fails otherwise
+        :raises click.exceptions.Exit: if the reader is gone
+        :raises click.ClickException: if writing fails otherwise
         """
         async with self._turn:
             await to_thread.run_sync(self._write, f"{text}\n", abandon_on_cancel=True)
 
     def finish(self, text: str) -> None:
-        """Write the last of it, outside of an event loop.
+        """Write the last output, outside of an event loop.
 
-        It waits for as long as it takes, unless a signal has asked the command to end.
+        This waits without a bound, unless a signal has asked the command to end.
 
         :raises click.exceptions.Exit: as :meth:`print` does
         :raises click.ClickException: as :meth:`print` does
@@ -176,7 +175,7 @@ class StandardOutput:
 
         thread = threading.Thread(target=write, daemon=True)
         thread.start()
-        # Whoever waits for a thread can be interrupted.
+        # A signal can interrupt join(), but not a write.
         thread.join(None if signals.received is None else _LAST_WORDS)
         for error in errors:
             raise error
@@ -185,7 +184,7 @@ class StandardOutput:
         try:
             _write_all(_STDOUT, text.encode(self._encoding, "backslashreplace"))
         except BrokenPipeError:
-            # As programs end to whom SIGPIPE happens: without a word.
+            # Programs that SIGPIPE ends exit with this code, silently.
             raise click.exceptions.Exit(141) from None
         except OSError as error:
             why = (error.strerror or str(error)).lower()
@@ -198,7 +197,7 @@ stderr: Final = StandardError(sys.stderr)
 
 
 class _Formatter(logging.Formatter):
-    """A line of the log is one line, whatever is in it. Tracebacks have their lines, indented."""
+    """Keeps each log line on one line. Tracebacks keep their lines, indented."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         return printable(super().formatMessage(record)).replace("\n", "\\n")
@@ -208,10 +207,10 @@ class _Formatter(logging.Formatter):
 
 
 def log_to_stderr(level: int, text: str) -> None:
-    """Log what comes to standard error.
+    """Send log records to standard error.
 
-    :param level: from which on
-    :param text: how a line is made
+    :param level: the lowest level to log
+    :param text: format of a line
     """
     handler = logging.StreamHandler(stderr)
     handler.setFormatter(_Formatter(text))

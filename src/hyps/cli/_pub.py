@@ -38,7 +38,7 @@ def pub(channel: str, message: str, url: str, token: str | None, backend: str | 
     ACKed everything.
     """
     command = _Pub(url, token, channel, message)
-    # What it ends with says the same, and that the client connects again is no use here.
+    # The command's error says what the log would, and it does not wait for a reconnection.
     logging.getLogger("hyps.client").setLevel(logging.CRITICAL)
     try:
         run_client(command.run, backend)
@@ -51,7 +51,7 @@ def pub(channel: str, message: str, url: str, token: str | None, backend: str | 
 
 class _Pub:
     def __init__(self, url: str, token: str | None, channel: str, message: str) -> None:
-        # Who publishes by hand, or from a pipe, wants to know that a hub is gone.
+        # A user of this command wants an error if the hub is gone, and not a wait.
         self._connect = partial(connect, url, token=token, when_disconnected="raise")
         self._channel = channel
         self._message = message
@@ -66,13 +66,13 @@ class _Pub:
             if self._message == "-":
                 await self._publish_lines(client)
             else:
-                # As the shell gave it, which need not be text.
+                # The bytes that the shell passed, which need not be UTF-8.
                 await client.publish(self._channel, os.fsencode(self._message))
                 self.published = 1
 
     async def _publish_lines(self, client: Client) -> None:
-        """Publish lines as they come: in one batch what came at once."""
-        start: list[bytes] = []  # of a line that is not complete
+        """Publish lines as they arrive, in one batch for each read."""
+        start: list[bytes] = []  # of an incomplete line
         size = 0
         while data := await _read_input():
             *lines, rest = data.split(b"\n")
@@ -94,9 +94,9 @@ class _Pub:
 
 
 async def _read_input() -> bytes:
-    """Read what there is of standard input; nothing at its end."""
-    # Not through a buffered reader, which would wait until its buffer is full; and not in a thread,
-    # which could not be told to end. Files are always readable, and cannot be waited for.
+    """Read what standard input has now; empty at its end."""
+    # A buffered reader would wait until its buffer is full, and a thread could not be cancelled.
+    # Regular files are always readable, and event loops cannot wait for them.
     mode = os.fstat(_STDIN).st_mode
     if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(_STDIN):
         await wait_readable(_STDIN)

@@ -54,18 +54,18 @@ def _parse_mode(
 
 
 class _PortOption(click.Option):
-    """A port that the environment may have for something else."""
+    """A port, for an option whose environment variable another system may have set."""
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         value = super().resolve_envvar_value(ctx)
-        # Kubernetes sets HYPS_PORT=tcp://10.0.0.1:8787 where there is a service of the name "hyps".
+        # Kubernetes sets HYPS_PORT=tcp://10.0.0.1:8787 if a service has the name "hyps".
         return None if value is not None and "://" in value else value
 
 
 def _check_token(
     context: click.Context, parameter: click.Parameter, value: str | None
 ) -> str | None:
-    # Click takes an empty variable for none, and who sets one does not mean "without a token".
+    # Click treats an empty variable as unset, which would mean "no token": surely a mistake.
     if value == "" or (value is None and os.environ.get("HYPS_TOKEN") == ""):
         where = "HYPS_TOKEN is" if value is None else "--token is"
         raise click.ClickException(
@@ -75,19 +75,19 @@ def _check_token(
 
 
 def _raise_file_limit() -> None:
-    """Let the hub have as many connections as the system allows it.
+    """Let the hub open as many connections as the system allows.
 
     Each takes a file descriptor. The usual soft limit of 1,024 is for programs that use select().
     """
     try:
         import resource
     except ImportError:
-        return  # there are no such limits
+        return  # this system has no such limits
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (ValueError, OSError):
-        pass  # what is called unlimited need not be allowed
+        pass  # some systems report "unlimited" and refuse it
 
 
 def _make_ssl_context(cert: str | None, key: str | None) -> ssl.SSLContext | None:
@@ -100,13 +100,13 @@ def _make_ssl_context(cert: str | None, key: str | None) -> ssl.SSLContext | Non
         context.load_cert_chain(cert, key)
     except (OSError, ValueError) as error:
         raise ValueError(f"--cert: {error}") from None
-    # Clients over HTTP/2 want to be told that it is spoken here.
+    # Clients over HTTP/2 negotiate the protocol in the TLS handshake.
     context.set_alpn_protocols(["h2"])
     return context
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Interface to listen at.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Interface to listen on.")
 @click.option(
     "--port",
     cls=_PortOption,
@@ -115,11 +115,9 @@ def _make_ssl_context(cert: str | None, key: str | None) -> ssl.SSLContext | Non
     show_default=True,
     envvar="HYPS_PORT",
     show_envvar=True,
-    help="Port to listen at; 0 for one that is free.",
+    help="Port to listen on; 0 for any free one.",
 )
-@click.option(
-    "--uds", metavar="PATH", help="Unix socket to listen at, instead of a host and a port."
-)
+@click.option("--uds", metavar="PATH", help="Unix socket to listen on, instead of host and port.")
 @click.option(
     "--uds-mode",
     metavar="MODE",
@@ -182,7 +180,7 @@ def serve(
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if uds_mode is not None:
-        # The socket has this mode from the beginning, then. The hub makes no other file.
+        # The socket file then has this mode from its creation on. The hub creates no other file.
         os.umask(0o777 & ~uds_mode)
     _raise_file_limit()
     run(partial(run_until_signal, partial(_serve, server)), backend)

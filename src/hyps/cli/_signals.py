@@ -1,13 +1,11 @@
-"""SIGINT and SIGTERM, which one handler has for as long as a command lives.
+"""SIGINT and SIGTERM: one handler serves them for the whole life of a command.
 
-The first one asks a command that runs on an event loop to end. Every other ends the process at
-once: a second one, and one that comes before or after the loop has run, when there is nothing to
-close.
+The first signal asks a command that runs on an event loop to end. Any other signal ends the process
+at once: a second one, and one before or after the loop runs, when there is nothing to close.
 
-The handler is never changed or taken away. Python runs handlers some time after the signal, and
-one that was replaced by then is reported as "Signal 2 ignored due to race condition", or raises
-KeyboardInterrupt wherever the process happens to be. Event loops leave a SIGINT alone that has a
-handler already.
+Nothing ever replaces or removes the handler. Python runs handlers some time after the signal. If a
+handler is replaced in between, Python reports "Signal 2 ignored due to race condition" or raises
+KeyboardInterrupt at an arbitrary place. Event loops do not touch a SIGINT that has a handler.
 """
 
 from __future__ import annotations
@@ -28,14 +26,14 @@ _NUMBERS: Final = (signal.SIGINT, signal.SIGTERM)
 
 class _Signals:
     def __init__(self) -> None:
-        #: The one that asked the command to end.
+        #: The signal that asked the command to end.
         self.received: int | None = None
         self._waker: socket.socket | None = None
-        # The handler may be interrupted by itself, so it counts in one step.
+        # The handler may interrupt itself, so it must count in one step.
         self._counted = count()
 
     def take(self) -> None:
-        """Handle them from now on, but for those that the parent process has ignored: nohup."""
+        """Install the handler, except for signals that the parent ignores, as nohup does."""
         for number in _NUMBERS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._handle)
@@ -43,17 +41,17 @@ class _Signals:
     def _handle(self, number: int, _: FrameType | None) -> None:
         waker = self._waker
         if waker is None or next(self._counted):
-            # As if the signal had done it. No Python code of this process runs any more.
+            # End like a process that the signal killed; no more Python code runs.
             os._exit(128 + number)
         self.received = number
         try:
             waker.send(b"\0")
         except BlockingIOError:
-            pass  # there is something to be read already
+            pass  # an earlier byte already wakes the reader
 
     @contextmanager
     def asking(self) -> Iterator[None]:
-        """Let the first one ask, as :meth:`watch` does, instead of ending the process."""
+        """Let the first signal ask, through :meth:`watch`, instead of ending the process."""
         reader, waker = socket.socketpair()
         with reader, waker:
             reader.setblocking(False)
@@ -66,15 +64,16 @@ class _Signals:
                 self._waker = None
 
     async def watch(self, on_signal: Callable[[], None]) -> None:
-        """Wait until cancelled.
+        """Watch for a signal until cancelled.
 
-        :param on_signal: called when the first one has come
+        :param on_signal: called after the first signal
         """
         import anyio
 
         assert self._waker is not None
-        # A signal that comes just before the event loop begins to wait does not end the waiting,
-        # and the handler would run later: what is written at once does. After the first one too.
+        # Python runs the handler only after the event loop's wait ends. A signal just before the
+        # wait would not end it, but a byte that Python writes at once does. Keep that after the
+        # first signal too, for the second one.
         loops_own = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         try:
             while True:

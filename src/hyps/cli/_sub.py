@@ -56,7 +56,7 @@ def sub(
     """
     show = _as_json if as_json else _as_text
 
-    # What the client logs of lost connections and missed messages.
+    # The client logs lost connections and missed messages.
     log_to_stderr(logging.INFO, "%(message)s")
     run_client(partial(_print_messages, channels, count, show, url, token), backend)
 
@@ -79,7 +79,7 @@ async def _print_messages(
 
 def _as_text(message: Message) -> str:
     data = message.data.decode("utf-8", "surrogateescape")
-    # A byte that is not UTF-8 is a lone surrogate now; show the byte.
+    # Decoding turned a byte that is not UTF-8 into a lone surrogate: show the byte.
     text = "".join(
         f"\\x{ord(char) - 0xDC00:02x}" if "\udc80" <= char <= "\udcff" else one_line(char)
         for char in data
