@@ -23,7 +23,7 @@ from hyps.protocol import (
     Welcome,
     encode,
 )
-from hyps.protocol._records.records import scan
+from hyps.protocol._records.scanning import scan
 
 from .loads import LOADS, Load
 from .report import middle, package, progress, spread, table

@@ -36,7 +36,7 @@ from hyps.protocol import (
     encode,
     encode_frame,
 )
-from hyps.protocol._records.records import BATCH_SIZE, MERGED_SIZE
+from hyps.protocol._records.layout import BATCH_SIZE, MERGED_SIZE
 from hyps.protocol.limits import FRAME_WORK, MAX_PONGS, PASS_WORK
 
 if TYPE_CHECKING:

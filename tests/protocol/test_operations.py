@@ -37,7 +37,7 @@ from hyps.protocol import (
     encode_frame,
     records,
 )
-from hyps.protocol._records.records import BATCH_SIZE, MANY_RECORDS, MERGED_SIZE
+from hyps.protocol._records.layout import BATCH_SIZE, MANY_RECORDS, MERGED_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

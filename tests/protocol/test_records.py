@@ -21,16 +21,9 @@ from hyps.protocol import (
 )
 from hyps.protocol import encode as encode_record
 from hyps.protocol import records as decode_records
-from hyps.protocol._records.records import (
-    BATCH_SIZE,
-    MANY_RECORDS,
-    MERGED_SIZE,
-    cut,
-    encode_all,
-    pack_names,
-    scan,
-    unpack_names,
-)
+from hyps.protocol._records.encoding import encode_all, pack_names, unpack_names
+from hyps.protocol._records.layout import BATCH_SIZE, MANY_RECORDS, MERGED_SIZE
+from hyps.protocol._records.scanning import cut, scan
 
 VECTOR = b"\x00\x00\x00\x0ffoo_ch\nfoo_msg\n"
 
@@ -87,7 +80,7 @@ def test_known_vector() -> None:
 
 def test_examples_in_the_documentation() -> None:
     # The package's attribute of this name is the function.
-    failures, count = doctest.testmod(import_module("hyps.protocol._records.records"))
+    failures, count = doctest.testmod(import_module("hyps.protocol._records.decoding"))
     assert count > 0
     assert failures == 0
 

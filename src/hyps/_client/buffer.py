@@ -473,19 +473,10 @@ def _add(one: int | None, other: int | None) -> int | None:
     return None if one is None or other is None else one + other
 
 
-def _sizes(run: Run) -> Iterator[int]:
-    position = 0
-    records = run.records
-    while position < len(records):
-        size = 4 + int.from_bytes(records[position : position + 4], "big")
-        yield size
-        position += size
-
-
 def _fit(run: Run, max_messages: int, max_bytes: int) -> int:
     """Count the run's first messages that stay within both bounds."""
     count = total = 0
-    for size in _sizes(run):
+    for size in run.sizes:
         total += size
         if count == max_messages or total > max_bytes:
             break
@@ -496,7 +487,7 @@ def _fit(run: Run, max_messages: int, max_bytes: int) -> int:
 def _count_until(run: Run, size: int) -> int:
     """Count the run's first messages that together have so many bytes, or all."""
     count = total = 0
-    for each in _sizes(run):
+    for each in run.sizes:
         if total >= size:
             break
         total += each

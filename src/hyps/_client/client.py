@@ -16,7 +16,7 @@ from .._net.dialling import make_wire
 from .._net.tls import check_hostname
 from .._text import one_line
 from ..protocol import ClientProtocol, Gap, HypsError, Limits, Message
-from ..protocol._records.records import pairs
+from ..protocol._records.encoding import pairs
 from .connection import Batches
 from .reconnector import Connection
 from .settings import Settings
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
-    from ..protocol._records.records import Data
+    from ..protocol._records.layout import Data
     from .buffer import Overflow
     from .status import ConnectionEvent
 

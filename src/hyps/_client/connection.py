@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .._errors import ErrorFactory
     from .._net.sockets import Transport
     from ..protocol import ClientEvent, RemoteProtocolError, ServerEvent
-    from ..protocol._records.records import Data
+    from ..protocol._records.layout import Data
 
 
 class Answer:

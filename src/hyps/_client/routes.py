@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from .._errors import SubscriptionOverflow
 from ..protocol import InvalidChannel, Refusal, Run
-from ..protocol._records.records import encode_channel
+from ..protocol._records.layout import encode_channel
 from ..protocol._records.runs import join
 
 if TYPE_CHECKING:

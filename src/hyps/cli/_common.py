@@ -14,7 +14,7 @@ import click
 from .. import HypsError, InvalidChannel
 from .._net.addresses import MemoryAddress, parse_url
 from .._text import one_line
-from ..protocol._records.records import encode_channel
+from ..protocol._records.layout import encode_channel
 from ._signals import signals
 
 if TYPE_CHECKING:

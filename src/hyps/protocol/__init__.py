@@ -6,12 +6,14 @@ Embed it in a transport of your own, or read what :mod:`hyps` does with it.
 
 from ._broker.broker import Broker as Broker
 from ._broker.stats import Stats as Stats
-from ._records.records import RecordDecoder as RecordDecoder
-from ._records.records import encode as encode
-from ._records.records import records as records
+from ._records.decoding import RecordDecoder as RecordDecoder
+from ._records.decoding import records as records
+from ._records.layout import encode as encode
 from ._records.runs import Batch as Batch
 from ._records.runs import Message as Message
 from ._records.runs import Run as Run
+from ._session.access import Access as Access
+from ._session.access import Verb as Verb
 from ._session.client import ClientProtocol as ClientProtocol
 from ._session.endpoint import State as State
 from ._session.server import ServerProtocol as ServerProtocol
@@ -51,6 +53,7 @@ from .limits import Limits as Limits
 __all__ = (
     "NEED_DATA",
     "PREFACE",
+    "Access",
     "Acked",
     "Batch",
     "Broker",
@@ -88,6 +91,7 @@ __all__ = (
     "Stats",
     "Taken",
     "Unavailable",
+    "Verb",
     "Welcome",
     "encode",
     "encode_frame",

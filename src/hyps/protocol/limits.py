@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Final
 
-from ._records.records import MERGED_SIZE, RECORD_OVERHEAD
+from ._records.layout import MERGED_SIZE, RECORD_OVERHEAD
 
 MIB: Final = 1024 * 1024
 

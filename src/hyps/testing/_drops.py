@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from .._server.server import Server
 from ..protocol import Broker, ServerProtocol
+from ..protocol._records.layout import end_of
 from ..protocol._session.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class _SingleBroker(Broker):
     """A broker that hands out each record by itself, so that drops are counted in messages."""
 
     def publish(self, data: bytes, position: int, codes: list[bytes]) -> int:
-        stop = position + 4 + int.from_bytes(data[position : position + 4], "big")
+        stop = end_of(data, position)
         return position + super().publish(data[position:stop], 0, codes)
 
 

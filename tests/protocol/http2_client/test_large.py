@@ -7,7 +7,7 @@ from nim import MESSAGES, SUBSCRIBE
 from protocol.http2_client.script import Script, messages_of, opened
 
 from hyps.protocol import Acked, Gap, InvalidChannel, Limits, MessageTooLarge, encode
-from hyps.protocol._wire.http2.stream import WholeRecords
+from hyps.protocol._records.decoding import WholeRecords
 
 LIMITS = Limits(max_message=10, max_channel=20)
 

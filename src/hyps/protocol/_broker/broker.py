@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
 from .._callbacks import nothing
-from .._records.records import BATCH_SIZE, decode_channel, find_runs, pack
+from .._records.layout import BATCH_SIZE, decode_channel, end_of, pack
+from .._records.scanning import find_runs
 from ..limits import CHUNK_OVERHEAD, PASS_WORK, Limits
 from .channel import Channel
 from .chores import Chores
@@ -447,7 +448,7 @@ class Broker:
         start = position
         waiting = 0
         while position < stop:
-            end = position + 4 + int.from_bytes(data[position : position + 4], "big")
+            end = end_of(data, position)
             if end - position > largest:
                 before = {channel: channel.count - waiting}
                 self._hand_out(channel.subscribers, data[start:position], before, waiting)

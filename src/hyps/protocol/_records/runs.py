@@ -1,36 +1,35 @@
-"""What arrived: records that were checked, and the messages that they become when they are read."""
+"""Checked records, as the bytes that arrived, and the messages that readers make of them."""
 
 from __future__ import annotations
 
-from itertools import repeat
+from itertools import islice, repeat
 from operator import itemgetter
-from struct import Struct
 from typing import TYPE_CHECKING, ClassVar, Final
+
+from .layout import HEAD, contents, end_of, sizes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_LENGTH: Final = Struct(">I")
-
-#: Bytes of a record, on average, up to which it is faster to search for a channel's name than to
-#: go from length to length.
+#: Searching for the channel's name is faster than going from length to length if records have at
+#: most so many bytes on average.
 SMALL: Final = 128
 
 
 class Message:
     """A message as it was published: its channel and its bytes. It unpacks as a pair of them.
 
-    It is not to be changed, which type checkers see to: all subscriptions of a process that get the
-    message share one object. So it has no hash either.
+    Do not change it: all subscriptions of a process that receive the message share one object.
+    Type checkers enforce that, and it has no hash for the same reason.
 
     :param channel: name of the channel
     :param data: the published bytes
     """
 
-    # Not a dataclass, and made by the reader without __init__: there is one for each message
-    # delivered, and so it takes a quarter less time. Nothing is cheaper to read: of a tuple each
-    # attribute takes two and a half times as long, and there can be a thousand readers. Refusing to
-    # be changed makes making one take half as long again.
+    # The client makes one object for each message delivered. A plain class with slots, made
+    # without __init__, takes a quarter less time than a dataclass. Reading the attributes of a
+    # named tuple takes 2.5 times as long, and there can be a thousand readers. Refusing changes at
+    # run time would make the objects 1.5 times as expensive.
     __slots__ = ("channel", "data")
     __match_args__ = ("channel", "data")
 
@@ -49,7 +48,7 @@ class Message:
             return NotImplemented
         return self.channel == other.channel and self.data == other.data
 
-    # What has __eq__ has no hash; said for type checkers.
+    # A class with __eq__ has no hash; this tells type checkers.
     __hash__: ClassVar[None]  # type: ignore[assignment]
 
     def __iter__(self) -> Iterator[str | bytes]:
@@ -73,8 +72,7 @@ class Run:
         self.channel: str = channel
         self.records: bytes = records
         self.count: int = count
-        # The records' messages as bytes, where whoever checked the records has them; until they
-        # are made into messages.
+        # The bytes of each message, if the scan found them; given up for the messages.
         self._contents = contents
         self._messages: list[Message] | None = None
 
@@ -92,22 +90,27 @@ class Run:
         messages = self._messages
         if messages is None:
             if self.count == 1:
-                head = 4 + len(self.channel.encode()) + 1
+                head = HEAD + len(self.channel.encode()) + 1
                 messages = [Message(self.channel, self.records[head:-1])]
             else:
-                messages = _make_messages(self.channel, self._contents or _contents(self))
+                messages = _make_messages(self.channel, self._contents or _contents_of(self))
                 self._contents = None
             self._messages = messages
         return messages
 
     @property
+    def sizes(self) -> Iterator[int]:
+        """The size of each record in bytes, its length included."""
+        return sizes(self.records)
+
+    @property
     def channels(self) -> tuple[str, ...]:
-        """The channel: what a :class:`Batch` has several of."""
+        """The channel, as a tuple: a :class:`Batch` has several."""
         return (self.channel,)
 
     @property
     def runs(self) -> tuple[Run, ...]:
-        """Itself, likewise."""
+        """The run itself, as a tuple: a :class:`Batch` has several."""
         return (self,)
 
     def split(self, count: int) -> tuple[Run, Run]:
@@ -116,9 +119,7 @@ class Run:
         :param count: records in the first part, more than none and fewer than all
         :return: both parts
         """
-        position = 0
-        for _ in range(count):
-            position += 4 + _LENGTH.unpack_from(self.records, position)[0]
+        position = sum(islice(self.sizes, count))
         return (
             Run(self.channel, self.records[:position], count),
             Run(self.channel, self.records[position:], self.count - count),
@@ -127,6 +128,8 @@ class Run:
 
 class Batch:
     """Neighbouring records of several channels, checked, as the bytes they came in.
+
+    Readers take its :attr:`messages`; code that goes by channel takes its :attr:`runs`.
 
     :param records: the records, concatenated
     :param parts: for each run its channel, the offset behind it and the number of its records
@@ -157,20 +160,20 @@ class Batch:
         parts = self.parts if self.count == len(self.parts) else list(self._singles())
         messages = _new_messages(self.count)
         position = 0
-        # Per message.
+        # Per message: unpack(), inlined. The first newline behind the length ends the channel.
         for message, (channel, stop, _) in zip(messages, parts, strict=True):
             message.channel = channel  # type: ignore[misc]
-            message.data = records[find(b"\n", position + 4) + 1 : stop - 1]  # type: ignore[misc]
+            message.data = records[find(b"\n", position + HEAD) + 1 : stop - 1]  # type: ignore[misc]
             position = stop
         return messages
 
     def _singles(self) -> Iterator[tuple[str, int, int]]:
-        """Give the parts with each record by itself."""
+        """Iterate over the parts with each record by itself."""
         records = self.records
         position = 0
         for channel, stop, count in self.parts:
             for _ in range(count - 1):
-                position += 4 + _LENGTH.unpack_from(records, position)[0]
+                position = end_of(records, position)
                 yield channel, position, 1
             yield channel, stop, 1
             position = stop
@@ -182,7 +185,7 @@ class Batch:
 
     @property
     def runs(self) -> tuple[Run, ...]:
-        """The same by channel; made once, as readers that want runs share those."""
+        """The records by channel; made once, however many readers share them."""
         if not self._runs:
             starts = [0, *[stop for _, stop, _ in self.parts]]
             self._runs = tuple(
@@ -200,7 +203,7 @@ def join(
     parts: Sequence[tuple[str, int, int]],
     contents: list[bytes] | None = None,
 ) -> Run | Batch:
-    """Make what is simplest of neighbouring records.
+    """Make a run of neighbouring records if they have one channel, and else a batch.
 
     :param data: bytes with the records
     :param start: where the first one starts
@@ -217,7 +220,7 @@ def join(
 
 
 def _new_messages(count: int) -> list[Message]:
-    # Their attributes are set by who calls this, and there is no look-up for each.
+    # The caller sets the attributes. This way there is no look-up of __new__ for each message.
     return list(map(Message.__new__, repeat(Message, count)))
 
 
@@ -230,39 +233,35 @@ def _make_messages(channel: str, contents: list[bytes]) -> list[Message]:
     return messages
 
 
-def _contents(run: Run) -> list[bytes]:
-    """Give the bytes of each message of a run."""
+def _contents_of(run: Run) -> list[bytes]:
+    """Return the bytes of each message of a run."""
     name = run.channel.encode()
-    records = run.records
-    if len(records) <= run.count * SMALL:
-        contents = split(records, name + b"\n")
+    if len(run.records) <= run.count * SMALL:
+        found = split(run.records, name + b"\n")
         # Names contain no newline, so two occurrences never overlap. If there are as many of them
-        # as records, none is in a message.
-        if len(contents) == run.count:
-            return contents
-    # Per message.
-    unpack = _LENGTH.unpack_from
-    head = 4 + len(name) + 1
-    contents = []
-    position, end = 0, len(records)
-    while position < end:
-        stop = position + 4 + unpack(records, position)[0]
-        contents.append(records[position + head : stop - 1])
-        position = stop
-    return contents
+        # as records, none is inside of a message.
+        if len(found) == run.count:
+            return found
+    return contents(run.records, 0, run.count, name)
 
 
-#: Cut off a newline and the length behind it.
-_without_boundary: Final = itemgetter(slice(-5))
+#: Removes the newline behind a message and the length of the next record.
+_without_boundary: Final = itemgetter(slice(-1 - HEAD))
 
 
 def split(records: bytes, prefix: bytes) -> list[bytes]:
-    """Cut records of one channel into their messages, if none of these contains the prefix."""
-    # Each part but the first is a message and its newline; and but for the last, the length of the
-    # next one.
+    r"""Do what :func:`.layout.contents` does, for many small messages at once.
+
+    The result is wrong if a message contains the prefix: then it has too many items.
+
+    :param records: records of one channel
+    :param prefix: the channel's name and ``\n``
+    """
+    # The first part is the first length. Each other part is a message and its newline, followed by
+    # the length of the next record if there is one.
     parts = records.split(prefix)
     last = parts.pop()
-    contents = list(map(_without_boundary, parts))
-    del contents[0]
-    contents.append(last[:-1])
-    return contents
+    found = list(map(_without_boundary, parts))
+    del found[0]
+    found.append(last[:-1])
+    return found

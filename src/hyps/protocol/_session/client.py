@@ -6,18 +6,11 @@ import math
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from .._callbacks import nothing
+from .._records.encoding import encode_channels, pack_chunks, pairs
+from .._records.layout import RECORD_OVERHEAD, contents, decode_channel, pack
 from .._records.position import MAX_COUNT, is_position, parse_position
-from .._records.records import (
-    RECORD_OVERHEAD,
-    cut,
-    decode_channel,
-    find_runs,
-    pack,
-    pack_length,
-    pairs,
-    scan,
-)
 from .._records.runs import Run, join
+from .._records.scanning import cut, find_runs, scan
 from .._wire.base import NativeWire
 from .._wire.fields import Fields, dump
 from .._wire.frames import Kind
@@ -37,14 +30,7 @@ from ..limits import (
     MAX_OPENING_FRAME,
     Limits,
 )
-from .channels import (
-    Channel,
-    answer_for,
-    encode_channels,
-    find_granted,
-    fresh,
-    pack_chunks,
-)
+from .cursors import Cursor, answer_for, find_granted, fresh
 from .endpoint import Endpoint, State
 from .operations import Operation, Operations
 from .requests import Requests
@@ -52,7 +38,7 @@ from .requests import Requests
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from .._records.records import Data
+    from .._records.layout import Data
     from .._records.runs import Batch, Message
     from .._wire.base import Wire
 
@@ -111,7 +97,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         self._operations = Operations()
         # Channels whose messages are handed out. Those of others are ignored: what arrives for a
         # channel after its UNSUBSCRIBE was queued is nobody's.
-        self._channels: dict[bytes, Channel] = {}
+        self._channels: dict[bytes, Cursor] = {}
         # Channels with a SUBSCRIBE on its way: the ids of the first and the last one since the
         # last UNSUBSCRIBE, as the first answer among theirs that grants the channel makes it
         # known; and where it stood before, if that is to be compared.
@@ -374,61 +360,65 @@ class ClientProtocol(Endpoint[_ClientOnly]):
             return stop
         done = operation.records - operation.unanswered
         codes: list[bytes] = []
-        code = generation = tail = b""
-        granted = False
-        count = 0
+        answer = b""
         try:
-            # Per channel. Most are new, and stand where the one before stands: what comes next is
-            # known then, and is compared and not scanned.
             for index in range(done, min(operation.records, done + self.in_flight)):
                 channel = operation.channels[index]
                 name = channel.encode()
-                if not tail or not body.startswith(
-                    pack_length(len(name) + len(tail)) + name + tail, position
-                ):
-                    answer = answer_for(name, body, position)
-                    code = answer[:1]
-                    granted = code == b"k"
-                    tail = b"\n%b\n" % answer
-                    if granted:
-                        generation, count = parse_position(answer[1:])
-                position += 4 + len(name) + len(tail)
-                codes.append(code)
-                first, last, before = joining.get(channel, _NOT_JOINING)
-                if first <= operation.number:
-                    if granted or last == operation.number:
-                        del joining[channel]
-                    if granted:
-                        self._channels[name] = (
-                            Channel(channel, generation, count) if count else fresh(generation)
-                        )
-                        if before:
-                            known = Channel(channel, *parse_position(before))
-                            self._on_position(known, generation, count, "reconnect")
-                elif granted and name in self._channels and self.counts_losses:
-                    # Subscribed before; the answer says where it stands, which is known.
-                    known = self._channels[name].own(name, self._channels)
-                    self._on_position(known, generation, count, "hub")
+                # Most are new, and stand where the one before stands. Then the next answer is
+                # known, and comparing is faster than decoding.
+                expected = pack(name, answer)
+                if answer and body.startswith(expected, position):
+                    position += len(expected)
+                else:
+                    answer, position = answer_for(name, body, position)
+                self._take_answer(operation.number, channel, name, answer)
+                codes.append(answer[:1])
                 if position == len(body):
                     return position
             if len(codes) < operation.unanswered:
                 raise RemoteProtocolError("SUBSCRIBE_ACK: answers what was not sent")
         finally:
             if not joining:
-                # Or its memory is kept, which is as much as for the channels themselves.
+                # An empty dict keeps the memory of a large one, as much as the channels take.
                 joining.clear()
             if codes:
-                held = len(self._channels)
-                is_full = self._welcome is not None and held >= self._welcome.max_channels
-                self._on_codes(Kind.SUBSCRIBE_ACK, b"".join(codes), held if is_full else None)
+                count = len(self._channels)
+                is_full = self._welcome is not None and count >= self._welcome.max_channels
+                self._on_codes(Kind.SUBSCRIBE_ACK, b"".join(codes), count if is_full else None)
         return position
+
+    def _take_answer(self, operation: int, channel: str, name: bytes, answer: bytes) -> None:
+        """Decide what an answer to SUBSCRIBE means for its channel.
+
+        :param operation: id of the operation that it answers
+        :param answer: a code, followed by the channel's position if that is ``k``
+        """
+        is_granted = answer.startswith(b"k")
+        first, last, before = self._joining.get(channel, _NOT_JOINING)
+        generation, count = parse_position(answer[1:]) if is_granted else (b"", 0)
+        if first <= operation:
+            # The channel waits for this answer, or for a later one.
+            if is_granted or last == operation:
+                del self._joining[channel]
+            if is_granted:
+                self._channels[name] = (
+                    Cursor(channel, generation, count) if count else fresh(generation)
+                )
+                if before:
+                    known = Cursor(channel, *parse_position(before))
+                    self._on_position(known, generation, count, "reconnect")
+        elif is_granted and name in self._channels and self.counts_losses:
+            # The session held the channel already, so the client knows its position.
+            known = self._channels[name].own(name, self._channels)
+            self._on_position(known, generation, count, "hub")
 
     def _take_alike(
         self, operation: Operation, channels: list[str], body: bytes, position: int
     ) -> int:
-        """Take answers that say of many channels what is the usual.
+        """Take many answers at once: those for which :meth:`_take_answer` makes a fresh cursor.
 
-        :return: the offset behind the last; 0 if each is to be looked at
+        :return: the offset behind the last; 0 if each has to be looked at by itself
         """
         done = operation.records - operation.unanswered
         found = find_granted(channels, done, self.in_flight, body, position)
@@ -436,7 +426,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
             return 0
         names, generation, position = found
         channels = channels[done : done + len(names)]
-        # Neither another SUBSCRIBE nor an UNSUBSCRIBE is about any of them, and no position.
+        # No other SUBSCRIBE and no UNSUBSCRIBE concerns any of them, and no position is compared.
         joined = (operation.number, operation.number, b"")
         if list(map(self._joining.get, channels)).count(joined) != len(channels):
             return 0
@@ -449,7 +439,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         return position
 
     def _on_position(
-        self, channel: Channel, generation: bytes, count: int, reason: GapReason
+        self, channel: Cursor, generation: bytes, count: int, reason: GapReason
     ) -> None:
         """Compare where a channel stands with what was handed out of it."""
         if generation != channel.generation or count < channel.count:
@@ -554,10 +544,7 @@ def _each_record(body: bytes) -> Iterator[tuple[bytes, bytes]]:
         raise RemoteProtocolError("a frame without records")
     position = 0
     for name, stop, count in scan(body):
-        channel = decode_channel(name)
-        if count == 1:
-            yield name, body[position + 5 + len(name) : stop - 1]
-        else:
-            for message in Run(channel, body[position:stop], count).messages:
-                yield name, message.data
+        decode_channel(name)
+        for content in contents(body, position, count, name):
+            yield name, content
         position = stop

@@ -7,8 +7,8 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from .._records.layout import pack
 from .._records.position import format_position
-from .._records.records import pack
 from .._wire.frames import Kind
 from ..limits import CHUNK_OVERHEAD
 from .output import Chunk, OutputQueue

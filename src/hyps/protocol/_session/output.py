@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from .._callbacks import nothing
-from .._records.records import MERGED_SIZE
+from .._records.layout import MERGED_SIZE
 from .._wire.frames import Kind
 from ..limits import CHUNK_OVERHEAD
 

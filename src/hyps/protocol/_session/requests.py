@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from .._records.records import (
+from .._records.encoding import encode_all
+from .._records.layout import (
     BATCH_SIZE,
     MANY_RECORDS,
     MERGED_SIZE,
     RECORD_OVERHEAD,
-    encode_all,
     encode_channel,
     encode_data,
     pack_length,
@@ -23,7 +23,7 @@ from .output import OutputQueue
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from .._records.records import Data
+    from .._records.layout import Data
     from .._wire.base import Wire
     from ..events import Welcome
 

@@ -8,15 +8,17 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from .._callbacks import nothing
+from .._records.encoding import pack_chunks, unpack_names
+from .._records.layout import MERGED_SIZE, contents, decode_channel, pack
 from .._records.position import is_position
-from .._records.records import MERGED_SIZE, decode_channel, find_runs, pack, unpack_names
+from .._records.scanning import find_runs
 from .._wire.base import NativeWire, UnknownWire
 from .._wire.fields import Fields, dump
 from .._wire.frames import PREFACE, Kind
 from ..errors import ErrorCode, RemoteProtocolError
 from ..events import Hello, Taken
 from ..limits import MAX_OPENING_FRAME, MAX_REASON, PASS_WORK
-from .channels import pack_chunks
+from .access import Verb
 from .endpoint import Endpoint, State
 from .outbox import Outbox
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from .._broker.broker import Broker
     from .._broker.channel import Channel
     from .._wire.base import Wire
+    from .access import Access
 
     #: Takes records: the bytes they are in, the start of the first, and what gets their codes, as
     #: far as their answers are codes. Gives the offset behind what it has taken.
@@ -95,6 +98,9 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         self._outbox = self._outbox_type(broker.limits.max_buffer, wire, on_output)
         super().__init__(broker.limits, wire, self._outbox)
         self.session = session
+        #: What the session may do with which channel; None allows everything. Set it before
+        #: :meth:`accept`, or later: it decides on what arrives from then on.
+        self.access: Access | None = None
         self._server = server
         self._broker = broker
         # The channels that it holds. A list until the first one is left: a dict of them all takes a
@@ -227,16 +233,30 @@ class ServerProtocol(Endpoint[Hello | Taken]):
     # own answer. All else about them is the same.
 
     def _on_publish(self, body: bytes) -> None:
-        draining = self._state is State.DRAINING
-        take = partial(self._take_runs, _publish_late) if draining else self._broker.publish
+        take: TakeRecords = self._broker.publish
+        if self._state is State.DRAINING:
+            take = partial(self._take_runs, _publish_late)
+        elif self.access is not None:
+            take = partial(self._take_runs, self._publish_if_allowed)
         self._begin(take, body, Kind.PUBLISH_ACK)
+
+    def _publish_if_allowed(
+        self, data: bytes, position: int, stop: int, name: bytes, count: int
+    ) -> bytes:
+        assert self.access is not None
+        if not self.access.may(Verb.PUBLISH, decode_channel(name)):
+            return b"d" * count
+        codes: list[bytes] = []
+        while position < stop:
+            position = self._broker.publish(data[:stop], position, codes)
+        return b"".join(codes)
 
     def _on_subscribe(self, body: bytes) -> None:
         if len(body) <= MERGED_SIZE:
             names = unpack_names(body)
             work = self._broker.work
-            if names and self._are_new(names):
-                self._subscribe_new(names, work)
+            if names and self._are_granted(names):
+                self._grant(names, work)
                 return
         self._begin(partial(self._take_runs, self._subscribe), body, Kind.SUBSCRIBE_ACK)
 
@@ -303,39 +323,44 @@ class ServerProtocol(Endpoint[Hello | Taken]):
             )
 
     def _subscribe(self, data: bytes, position: int, stop: int, name: bytes, count: int) -> bytes:
+        decode_channel(name)
+        if len(name) > self._max_name:
+            text = "a name that is too long for an answer"
+            raise RemoteProtocolError(text, ErrorCode.TOO_LARGE)
         channel = self._broker.find(self._outbox, name)
-        if channel is None:
-            decode_channel(name)
-            if len(name) > self._max_name:
-                raise RemoteProtocolError(
-                    "a name that is too long for an answer", ErrorCode.TOO_LARGE
-                )
-        else:
+        if channel is not None:
             self._outbox.tell_gap(channel)
-        contents = (
-            [data[position + 5 + len(name) : stop - 1]]
-            if count == 1
-            else _contents(data, position, count, len(name))
-        )
-        for content in contents:
-            # The client compares its last position with the answer. So the hub only checks it:
-            # whatever else may stand here is for wires to come.
-            if len(name) > self.limits.max_channel:
-                answer = b"n"
-            elif self._state is State.DRAINING:
-                answer = b"u"
-            elif content and not is_position(content):
-                answer = b"d"
-            elif channel is not None:
-                answer = b"k" + channel.position
-            elif len(self._channels) < self.limits.max_channels:
-                channel = self._broker.subscribe(self._outbox, name)
-                self._hold([channel])
-                answer = b"k" + channel.position
+        for content in contents(data, position, count, name):
+            code = self._decide(name, content, is_held=channel is not None)
+            if code == b"k":
+                if channel is None:
+                    channel = self._broker.subscribe(self._outbox, name)
+                    self._hold([channel])
+                self._answers.append(pack(name, code + channel.position))
             else:
-                answer = b"d"
-            self._answers.append(pack(name, answer))
+                self._answers.append(pack(name, code))
         return b""
+
+    def _decide(self, name: bytes, content: bytes, *, is_held: bool) -> bytes:
+        """Decide on a SUBSCRIBE of one channel: the code of its answer.
+
+        :param name: UTF-8
+        :param content: the record's message
+        :param is_held: whether the session holds the channel already
+        """
+        if len(name) > self.limits.max_channel:
+            return b"n"
+        if self._state is State.DRAINING:
+            return b"u"
+        # The client itself compares its last position with the one in the answer. The hub only
+        # checks it: later versions of the wire may give other contents a meaning.
+        if content and not is_position(content):
+            return b"d"
+        if self.access is not None and not self.access.may(Verb.SUBSCRIBE, name.decode()):
+            return b"d"
+        if is_held or len(self._channels) < self.limits.max_channels:
+            return b"k"
+        return b"d"
 
     def _hold(self, channels: list[Channel]) -> None:
         if isinstance(self._channels, list):
@@ -350,8 +375,14 @@ class ServerProtocol(Endpoint[Hello | Taken]):
             self._channels = dict.fromkeys(self._channels)
         del self._channels[channel]
 
-    def _are_new(self, names: list[bytes]) -> bool:
-        """Whether nothing is to be said of any of these channels but that it is subscribed."""
+    def _are_granted(self, names: list[bytes]) -> bool:
+        """Whether :meth:`_decide` grants each of these channels, and the session holds none.
+
+        Then :meth:`_grant` can answer all of them at once. If not, or if finding out takes long,
+        :meth:`_subscribe` takes them one by one.
+
+        :param names: of a SUBSCRIBE without positions
+        """
         limits = self.limits
         try:
             b"\n".join(names).decode()
@@ -359,17 +390,23 @@ class ServerProtocol(Endpoint[Hello | Taken]):
             return False
         return (
             self._state is State.OPEN
+            and self.access is None
             and max(map(len, names)) <= limits.max_channel
             and len(self._channels) + len(names) <= limits.max_channels
             and len(set(names)) == len(names)
             and not self._broker.may_hold(self._outbox, names)
         )
 
-    def _subscribe_new(self, names: list[bytes], work: int) -> None:
+    def _grant(self, names: list[bytes], work: int) -> None:
+        """Subscribe many channels.
+
+        :param names: what :meth:`_are_granted` accepted
+        :param work: the broker's, before it was asked
+        """
         channels = self._broker.subscribe_all(self._outbox, names)
         self._hold(channels)
         if len(set(map(_where, channels))) == 1:
-            # As it is of those in which nothing was published yet.
+            # The usual case: none of them has had a message, so they share a position.
             answer = b"k" + channels[0].position
             self._put_answers(pack_chunks(names, answer, self._outbox.frame_size))
         else:
@@ -387,12 +424,12 @@ class ServerProtocol(Endpoint[Hello | Taken]):
 
     def _unsubscribe(self, data: bytes, position: int, stop: int, name: bytes, count: int) -> bytes:
         decode_channel(name)
-        contents = _contents(data, position, count, len(name))
-        if not all(contents):
+        messages = contents(data, position, count, name)
+        if not all(messages):
             channel = self._broker.find(self._outbox, name)
             if channel is not None:
                 self._leave(channel)
-        return b"".join([b"d" if content else b"k" for content in contents])
+        return b"".join([b"d" if message else b"k" for message in messages])
 
     _OPEN: ClassVar[Mapping[int, Callable[[ServerProtocol, bytes], None]]] = {
         Kind.PUBLISH: _on_publish,
@@ -421,13 +458,3 @@ def _code_of(answer: bytes) -> int:
 
 def _publish_late(data: bytes, position: int, stop: int, name: bytes, count: int) -> bytes:
     return b"u" * count
-
-
-def _contents(data: bytes, position: int, count: int, name_length: int) -> list[bytes]:
-    """The messages of a run."""
-    found = []
-    for _ in range(count):
-        stop = position + 4 + int.from_bytes(data[position : position + 4], "big")
-        found.append(data[position + 5 + name_length : stop - 1])
-        position = stop
-    return found

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from .._records.records import MERGED_SIZE
+from .._records.layout import MERGED_SIZE
 from ..errors import RemoteProtocolError
 from ..limits import FRAME_WORK
 from .frames import PREFACE, VERSION, FrameDecoder, frame_head, pack_head

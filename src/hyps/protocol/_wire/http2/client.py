@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Final
 from h2.events import ConnectionTerminated, ResponseReceived, StreamEnded
 from hyperframe.frame import DataFrame, HeadersFrame
 
+from ..._records.decoding import WholeRecords
+from ..._records.layout import pack
 from ..._records.position import format_position
-from ..._records.records import pack, scan
+from ..._records.scanning import scan
 from ...errors import ErrorCode, RemoteProtocolError
 from ...limits import MAX_REASON, Limits
 from ..fields import Fields, dump
 from ..frames import Kind
 from .common import Http2Wire, first
 from .connection import WINDOW
-from .stream import Outlet, WholeRecords
+from .stream import Outlet
 
 if TYPE_CHECKING:
     from h2.events import Event

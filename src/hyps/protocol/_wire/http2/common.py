@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from h2.events import Event
 
-    from .stream import Outlet, WholeRecords
+    from ..._records.decoding import WholeRecords
+    from .stream import Outlet
 
 #: HTTP/2's own window. The connection's is as large as each stream's once the session is open, and
 #: this before, so that a stranger cannot make this end buffer more.

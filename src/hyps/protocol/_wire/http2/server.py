@@ -10,13 +10,14 @@ from urllib.parse import parse_qsl
 from h2.errors import ErrorCodes
 from h2.events import RequestReceived, StreamEnded
 
-from ..._records.records import encode_channel, pack, records
+from ..._records.decoding import WholeRecords, records
+from ..._records.layout import encode_channel, pack
 from ...errors import ErrorCode, HypsError, RemoteProtocolError
 from ..fields import Fields, dump
 from ..frames import Kind
 from .common import FIRST_WINDOW, REQUEST_COST, Http2Wire, first
 from .connection import MAX_DATA, WINDOW
-from .stream import Bounds, Outlet, WholeRecords
+from .stream import Bounds, Outlet
 
 if TYPE_CHECKING:
     from h2.events import Event

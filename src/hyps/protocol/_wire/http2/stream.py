@@ -1,103 +1,12 @@
-"""One stream's bytes: records that arrive cut anywhere, and what is to be sent as windows allow."""
+"""Flow control of one stream: what arrives within its windows, and what waits for them."""
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from struct import Struct
 from typing import Final
 
-_LENGTH: Final = Struct(">I")
-
-#: Bytes up to which neighbours are merged, so that what each costs besides does not count.
+#: Neighbouring chunks are merged up to this size in bytes, to make the cost per chunk negligible.
 _CHUNK_SIZE: Final = 1_024
-
-
-class WholeRecords:
-    """Whole records from bytes that were cut anywhere. What is in them is for others to check.
-
-    :param most: bytes of a record that is kept; a larger one is left out and not buffered. More
-        than one DATA frame has.
-    :param max_name: bytes of the name of one that is left out
-    """
-
-    __slots__ = ("_max_name", "_missing", "_most", "_rest", "_wanted", "begun_at", "left_out")
-
-    def __init__(self, most: float = math.inf, max_name: int = 0) -> None:
-        self._most = most
-        self._max_name = max_name
-        self._rest = bytearray()
-        # Bytes that the record at its start needs to be whole, as far as is known.
-        self._wanted = 4
-        # Of a record that is left out, the bytes that did not come yet.
-        self._missing = 0
-        #: Where the record at the start began to wait for its rest, see :meth:`take`.
-        self.begun_at: int = 0
-        #: The channel of a record that the last call has begun to leave out; empty if its name is
-        #: longer than allowed.
-        self.left_out: bytes | None = None
-
-    @property
-    def rest(self) -> int:
-        """Bytes that came of a record that is not whole yet."""
-        return self._wanted - self._missing if self._missing else len(self._rest)
-
-    @property
-    def wanted(self) -> int:
-        """Bytes that this record has, as far as is known."""
-        return self._wanted
-
-    def take(self, data: bytes, position: int = 0) -> tuple[bytes, int]:
-        """Add bytes.
-
-        :param position: their end among all bytes of the connection
-        :return: the records that are whole now, and how many these are
-        """
-        self.left_out = None
-        if self._missing:
-            size = min(len(data), self._missing)
-            self._missing -= size
-            data = data[size:]
-            if self._missing:
-                return b"", 0
-            self._wanted = 4
-        rest = self._rest
-        if rest:
-            rest += data
-            # A large record that arrives in small pieces is not looked at with each of them.
-            if len(rest) < self._wanted:
-                self._leave_out()
-                return b"", 0
-            data = bytes(rest)
-        # Per record.
-        unpack = _LENGTH.unpack_from
-        start = count = 0
-        last = len(data) - 4
-        stop = 4
-        while start <= last:
-            stop = start + 4 + unpack(data, start)[0]
-            if stop - 4 > last:
-                break
-            count += 1
-            start = stop
-        else:
-            stop = start + 4
-        if count or not rest:
-            self.begun_at = position
-        self._rest = bytearray(data[start:])
-        self._wanted = stop - start
-        self._leave_out()
-        return data[:start], count
-
-    def _leave_out(self) -> None:
-        """Begin to leave out the record at the start, if it is too large and its name is known."""
-        if self._wanted <= self._most:
-            return
-        name, newline, _ = self._rest[4 : 4 + self._max_name + 1].partition(b"\n")
-        if newline or len(name) > self._max_name:
-            self.left_out = bytes(name) if newline else b""
-            self._missing = self._wanted - len(self._rest)
-            self._rest = bytearray()
 
 
 class Bounds:
