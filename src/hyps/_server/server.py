@@ -27,7 +27,7 @@ from .._net.pump import Pump
 from .._net.sockets import Transport
 from .._version import __version__
 from ..protocol import Broker, Limits, ServerProtocol
-from ..protocol._session.server import load_wires
+from ..protocol._wire.registry import load_wires
 from .session import Session
 from .strangers import Penalties, Stranger, Strangers
 

@@ -15,8 +15,9 @@ from ._records.runs import Run as Run
 from ._session.access import Access as Access
 from ._session.access import Verb as Verb
 from ._session.client import ClientProtocol as ClientProtocol
-from ._session.endpoint import State as State
 from ._session.server import ServerProtocol as ServerProtocol
+from ._session.states import State as State
+from ._wire.base import Wire as Wire
 from ._wire.frames import PREFACE as PREFACE
 from ._wire.frames import FrameDecoder as FrameDecoder
 from ._wire.frames import Kind as Kind
@@ -93,6 +94,7 @@ __all__ = (
     "Unavailable",
     "Verb",
     "Welcome",
+    "Wire",
     "encode",
     "encode_frame",
     "records",

@@ -8,8 +8,9 @@ from protocol.http2.peer import MESSAGES, PUBLISH, Peer, read_frames, window_fra
 from protocol.pair import connect
 
 from hyps.protocol import Broker, Kind, Limits, encode, records
-from hyps.protocol._wire.base import NativeWire, UnknownWire
+from hyps.protocol._wire.detection import UnknownWire
 from hyps.protocol._wire.http2 import ClientWire, ServerWire
+from hyps.protocol._wire.native import NativeWire
 
 SIZES = (1, 100, 5_000, 40_000, 10, 70_000, 3)
 
@@ -86,7 +87,7 @@ def test_answers_are_not_taken_back() -> None:
 def test_other_wires_have_nothing_to_give_back() -> None:
     for wire in (
         NativeWire(100, preface=True),
-        UnknownWire(100, {}, lambda wire: None),
+        UnknownWire(100, (), lambda wire: None),
         ClientWire("a"),
     ):
         assert wire.shed() == []

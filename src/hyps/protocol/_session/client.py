@@ -7,33 +7,24 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from .._callbacks import nothing
 from .._records.encoding import encode_channels, pack_chunks, pairs
-from .._records.layout import RECORD_OVERHEAD, contents, decode_channel, pack
+from .._records.layout import contents, decode_channel, pack
 from .._records.position import MAX_COUNT, is_position, parse_position
 from .._records.runs import Run, join
 from .._records.scanning import cut, find_runs, scan
-from .._wire.base import NativeWire
-from .._wire.fields import Fields, dump
 from .._wire.frames import Kind
+from .._wire.handshake import decode_goaway, decode_welcome, encode_hello
+from .._wire.native import NativeWire
 from ..errors import RemoteProtocolError
-from ..events import (
-    Acked,
-    Gap,
-    GapReason,
-    GoingAway,
-    Lost,
-    Messages,
-    Rejected,
-    Welcome,
-)
+from ..events import Acked, Gap, GapReason, GoingAway, Hello, Lost, Messages, Rejected, Welcome
 from ..limits import (
-    MAX_FRAME_CEILING,
     MAX_OPENING_FRAME,
     Limits,
 )
 from .cursors import Cursor, answer_for, find_granted, fresh
-from .endpoint import Endpoint, State
+from .endpoint import Endpoint
 from .operations import Operation, Operations
 from .requests import Requests
+from .states import CLIENT_RECEIVES, State, Step, make_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -41,9 +32,7 @@ if TYPE_CHECKING:
     from .._records.layout import Data
     from .._records.runs import Batch, Message
     from .._wire.base import Wire
-
-#: The longest delay that a GOAWAY may ask for, in seconds.
-_MAX_RECONNECT_AFTER: Final = 86_400
+    from .endpoint import Handler
 
 #: What stands for a channel without a SUBSCRIBE on its way.
 _NOT_JOINING: Final = (math.inf, 0, b"")
@@ -76,6 +65,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
     :param on_output: called when there is something to send after there was nothing. It must
         not call this object.
     :param wire: what it speaks; None is the native wire
+    :param features: names of the extensions that it knows, see :attr:`features`
     :raises ValueError: if the token is too long to be sent, or has no UTF-8 form
     """
 
@@ -89,10 +79,11 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         limits: Limits | None = None,
         on_output: Callable[[], object] = nothing,
         wire: Wire | None = None,
+        features: Iterable[str] = (),
     ) -> None:
         wire = wire or NativeWire(MAX_OPENING_FRAME, preface=False)
         self._requests = Requests(wire, on_output)
-        super().__init__(limits or Limits(), wire, self._requests)
+        super().__init__(limits or Limits(), wire, self._requests, features)
         self._welcome: Welcome | None = None
         self._operations = Operations()
         # Channels whose messages are handed out. Those of others are ignored: what arrives for a
@@ -104,7 +95,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         self._joining: dict[str, tuple[int, int, bytes]] = {}
         if token is not None and not isinstance(token, str):
             raise TypeError(f"a token must be a str, not {type(token).__name__}")
-        hello = dump(client=client, token=token, features=[])
+        hello = encode_hello(Hello(client, token, self._features))
         if len(hello) >= MAX_OPENING_FRAME:
             raise ValueError("the token is too long")
         if not _is_text(token or ""):
@@ -250,7 +241,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         time: the answers come before the hub closes.
         """
         if self._state is State.OPEN:
-            self._state = State.DRAINING
+            self._step(Step.LEAVE)
             self._output.wake()
         elif self._state is not State.DRAINING:
             self._close()
@@ -295,27 +286,13 @@ class ClientProtocol(Endpoint[_ClientOnly]):
     # Frames
 
     def _on_welcome(self, body: bytes) -> None:
-        fields = Fields("WELCOME", body)
-        max_message = fields.integer("max_message", 1, MAX_FRAME_CEILING)
-        max_channel = fields.integer("max_channel", 1, MAX_FRAME_CEILING)
-        largest = max_message + max_channel + RECORD_OVERHEAD
-        max_frame = fields.integer("max_frame", 1 + largest, MAX_FRAME_CEILING)
-        welcome = Welcome(
-            server=fields.text("server"),
-            session=fields.text("session"),
-            features=fields.texts("features"),
-            heartbeat=fields.integer("heartbeat", 1, 3600),
-            max_message=max_message,
-            max_channel=max_channel,
-            max_frame=max_frame,
-            max_channels=fields.integer("max_channels", 1, MAX_COUNT),
-            max_in_flight=fields.integer("max_in_flight", 1, MAX_COUNT),
-        )
-        self._state = State.OPEN
+        welcome = decode_welcome(body)
+        self._step(Step.WELCOME)
         self._welcome = welcome
+        self.features = frozenset(self._features).intersection(welcome.features)
         self._requests.open(welcome)
-        self._heartbeat = welcome.heartbeat
-        self._wire.max_frame = max_frame
+        self._heartbeat.interval = welcome.heartbeat
+        self._wire.max_frame = welcome.max_frame
         self._events.append(welcome)
 
     def _on_codes(self, kind: Kind, codes: bytes, held: int | None = None) -> None:
@@ -502,11 +479,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
                 self._on_position(channel.own(name, self._channels), generation, count, "hub")
 
     def _on_goaway(self, body: bytes) -> None:
-        fields = Fields("GOAWAY", body)
-        event = GoingAway(
-            fields.text("reason"), fields.seconds("reconnect_after", _MAX_RECONNECT_AFTER)
-        )
-        self._events.append(event)
+        self._events.append(decode_goaway(body))
         self.close()
 
     def _close(self) -> None:
@@ -517,26 +490,21 @@ class ClientProtocol(Endpoint[_ClientOnly]):
             self._output.room = self._welcome.max_in_flight
             self._events.append(lost)
 
-    _OPEN: ClassVar[Mapping[int, Callable[[ClientProtocol, bytes], None]]] = {
-        Kind.PUBLISH_ACK: _on_publish_ack,
-        Kind.SUBSCRIBE_ACK: _on_subscribe_ack,
-        Kind.UNSUBSCRIBE_ACK: _on_unsubscribe_ack,
-        Kind.MESSAGES: _on_messages,
-        Kind.GAP: _on_gap,
-        Kind.PING: Endpoint._on_ping,
-        Kind.PONG: Endpoint._on_pong,
-        Kind.GOAWAY: _on_goaway,
-        Kind.ERROR: Endpoint._on_error,
-    }
-    _TABLE: ClassVar[Mapping[State, Mapping[int, Callable[[ClientProtocol, bytes], None]]]] = {
-        State.OPENING: {
+    _TABLE: ClassVar[Mapping[State, Mapping[int, Handler]]] = make_table(
+        CLIENT_RECEIVES,
+        {
             Kind.WELCOME: _on_welcome,
+            Kind.PUBLISH_ACK: _on_publish_ack,
+            Kind.SUBSCRIBE_ACK: _on_subscribe_ack,
+            Kind.UNSUBSCRIBE_ACK: _on_unsubscribe_ack,
+            Kind.MESSAGES: _on_messages,
+            Kind.GAP: _on_gap,
+            Kind.PING: Endpoint._on_ping,
+            Kind.PONG: Endpoint._on_pong,
             Kind.GOAWAY: _on_goaway,
             Kind.ERROR: Endpoint._on_error,
         },
-        State.OPEN: _OPEN,
-        State.DRAINING: _OPEN,
-    }
+    )
 
 
 def _each_record(body: bytes) -> Iterator[tuple[bytes, bytes]]:

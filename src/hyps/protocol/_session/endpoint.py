@@ -1,71 +1,46 @@
-"""What both ends of a connection have in common: opening, states, heartbeat, goodbye.
+"""What both ends of a connection share: frames in, frames out, time, and the end.
 
 The rules:
 
-1. A table says for each state which kinds of frames may arrive and what takes them. Nothing else
-   decides what is legal.
-2. State moves as frames are looked at, and they are looked at when the caller asks for events: so
-   whoever reads the events sees history in order.
-3. The first violation by the peer is the last: an ERROR for the peer is queued, the events of
-   what was valid before it are handed out, and from then on :meth:`Endpoint.next_event` raises it.
-4. There is no clock. :meth:`Endpoint.tick` is told the time, and says when it wants to be told
+1. The tables of :mod:`.states` say which kinds of frames may arrive in each state, and each end has
+   a handler for each kind. Nothing else decides what is legal.
+2. The state moves when the endpoint looks at a frame, and it looks at frames when its embedder asks
+   for events. So events tell of what happened in order.
+3. The first violation by the peer is the last. The endpoint queues an ERROR for the peer and hands
+   out the events of what was valid before it. From then on :meth:`Endpoint.next_event` raises the
+   violation.
+4. There is no clock. The embedder tells :meth:`Endpoint.tick` the time, and learns when to call
    again.
 """
 
 from __future__ import annotations
 
-import enum
 import math
-from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
-from .._wire.fields import Fields, dump
 from .._wire.frames import FIRST_IGNORABLE, NO_FRAME, VERSION, Kind
+from .._wire.handshake import decode_error, encode_error
 from ..errors import ErrorCode, LocalProtocolError, RemoteProtocolError
 from ..events import NEED_DATA, Closed, NeedData, PeerError
-from ..limits import MAX_PONGS, MAX_REASON, MIN_PROGRESS, Limits
+from ..limits import MAX_PONGS, Limits
+from .heartbeat import Heartbeat
+from .states import TRANSITIONS, State, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Any
+    from collections.abc import Iterable, Mapping
+    from typing import Any, Protocol
 
     from .._wire.base import Wire
     from .output import OutputQueue
 
+    class Handler(Protocol):
+        """Handles the body of a frame; ``endpoint`` is the end that received it."""
+
+        def __call__(self, endpoint: Any, body: bytes, /) -> None: ...
+
+
 _Event = TypeVar("_Event")
-
-
-class State(enum.Enum):
-    """Where a connection is in its life."""
-
-    #: The first frame has not come yet.
-    OPENING = "opening"
-    #: At the hub: HELLO came and is not answered yet.
-    GREETED = "greeted"
-    #: Operations may be sent.
-    OPEN = "open"
-    #: No new operations; what was begun is finished.
-    DRAINING = "draining"
-    #: What is queued is still sent; what arrives is discarded.
-    CLOSED = "closed"
-
-
-# Enum's own is a function in Python, which each frame would call.
-State.__hash__ = object.__hash__  # type: ignore[method-assign]
-
-
-class _Unfinished(NamedTuple):
-    """A frame that arrives in part, when it was seen to grow enough for the last time.
-
-    :param number: see :attr:`Wire.unfinished_frame`
-    :param size: how much of it had come
-    :param at: when
-    :param is_overdue: whether it has had its time
-    """
-
-    number: int
-    size: int
-    at: float
-    is_overdue: bool = False
 
 
 class Endpoint(Generic[_Event]):
@@ -73,36 +48,26 @@ class Endpoint(Generic[_Event]):
 
     # A hub has thousands of these.
     __slots__ = (
-        "_alive_at",
         "_at_eof",
-        "_before_ping",
         "_error",
         "_events",
-        "_gone",
-        "_handed",
-        "_heard",
+        "_features",
         "_heartbeat",
-        "_opened_at",
         "_output",
-        "_overdue",
-        "_ping",
-        "_ping_is_out",
-        "_pinged_at",
         "_pongs",
-        "_sent",
-        "_slow_send",
         "_state",
         "_told",
-        "_unfinished",
-        "_unsent",
         "_wire",
+        "features",
         "limits",
     )
 
     _PEER: ClassVar[str]
-    _TABLE: ClassVar[Mapping[State, Mapping[int, Callable[[Any, bytes], None]]]]
+    _TABLE: ClassVar[Mapping[State, Mapping[int, Handler]]]
 
-    def __init__(self, limits: Limits, wire: Wire, output: OutputQueue) -> None:
+    def __init__(
+        self, limits: Limits, wire: Wire, output: OutputQueue, features: Iterable[str]
+    ) -> None:
         self.limits: Limits = limits
         self._state = State.OPENING
         self._wire = wire
@@ -113,26 +78,12 @@ class Endpoint(Generic[_Event]):
         self._error: RemoteProtocolError | None = None
         self._at_eof = False
         self._pongs = 0
-        # The heartbeat, see tick().
-        self._heartbeat: float = limits.heartbeat
-        self._opened_at: float | None = None
-        self._alive_at = 0.0
-        self._heard = False
-        # Bytes that were handed out, and how many of them in sends that are over.
-        self._handed = 0
-        self._sent = 0
-        # At the last tick: those before a send that was under way, what the transport held, and
-        # what has left it for sure.
-        self._slow_send: int | None = None
-        self._unsent: int | None = None
-        self._gone = 0
-        self._ping = 0
-        self._ping_is_out = False
-        # Bytes that were handed out before the PING, as long as it may be behind some of them.
-        self._before_ping: int | None = None
-        self._pinged_at = 0.0
-        self._overdue = False
-        self._unfinished: _Unfinished | None = None
+        self._heartbeat = Heartbeat(limits.heartbeat)
+        # What this end offers.
+        self._features = tuple(features)
+        #: The extensions that both ends know; empty until the session opens. A frame of a kind from
+        #: 0x80 on is sent only if the extension that it belongs to is among them.
+        self.features: frozenset[str] = frozenset()
 
     @property
     def farewell_time(self) -> float:
@@ -142,7 +93,7 @@ class Endpoint(Generic[_Event]):
         all, and what is queued for it is not to stay in memory for long.
         """
         if self._error is not None and self._error.code == ErrorCode.TIMEOUT:
-            return min(self.limits.close_timeout, self._heartbeat / 2)
+            return min(self.limits.close_timeout, self._heartbeat.interval / 2)
         return self.limits.close_timeout
 
     @property
@@ -160,7 +111,7 @@ class Endpoint(Generic[_Event]):
         if not data:
             self._at_eof = True
         elif self._state is not State.CLOSED:
-            self._heard = True
+            self._heartbeat.heard = True
             self._wire.receive_data(data)
 
     def next_event(self) -> _Event | PeerError | Closed | NeedData:
@@ -224,19 +175,20 @@ class Endpoint(Generic[_Event]):
     # Output
 
     def data_to_send(self, max_bytes: int = 4 * 65_536) -> bytes:
-        """Give bytes for the peer and forget them: they must all be sent, in order.
+        """Return bytes for the peer, and take it that those of the last call have been sent.
 
-        Call it again when they have been sent: until then they count against the bounds of what
-        may be queued. ``b""`` means that there is nothing now; when :attr:`eof_is_due` is true
-        then, half-close.
+        Send all of them, in order, and then call it again: until then they count as queued. An
+        empty result means that there is nothing to send now; half-close if :attr:`eof_is_due` is
+        true then.
 
         :param max_bytes: add no further frame once there are so many bytes
         """
         self._pongs = 0
-        self._sent = self._handed
+        heartbeat = self._heartbeat
+        heartbeat.sent = heartbeat.handed
         data = self._output.take(max_bytes)
         if data:
-            self._handed += len(data)
+            heartbeat.handed += len(data)
         return data
 
     @property
@@ -285,14 +237,16 @@ class Endpoint(Generic[_Event]):
 
     def _send_error(self, code: str, message: str) -> None:
         versions = [VERSION] if code == ErrorCode.VERSION else None
-        body = dump(code=code, message=message[:MAX_REASON], versions=versions)
-        self._output.put(Kind.ERROR, body)
+        self._output.put(Kind.ERROR, encode_error(PeerError(code, message), versions))
 
     def _close(self) -> None:
-        """Enter CLOSED and let go of everything that the connection held."""
-        self._state = State.CLOSED
+        """Enter CLOSED, and let go of everything that the connection held."""
+        self._step(Step.CLOSE)
         self._wire.discard()
         self._output.wake()
+
+    def _step(self, step: Step) -> None:
+        self._state = TRANSITIONS[self._state, step]
 
     def _forbid(self, what: str) -> LocalProtocolError:
         return LocalProtocolError(f"{what} in the state {self._state.value!r}")
@@ -326,90 +280,33 @@ class Endpoint(Generic[_Event]):
         deadline = self._wire.tick(now)
         if self._wire.has_output:
             self._output.wake()
-        return min(deadline, self._tick(now, unsent))
+        return min(deadline, self._judge(now, unsent))
 
-    def _tick(self, now: float, unsent: int | None) -> float:
+    def _judge(self, now: float, unsent: int | None) -> float:
+        """Judge the peer, and give it up if it is silent.
+
+        :return: when to judge again, at the latest
+        """
         if self._state is State.CLOSED:
             return math.inf
-        if self._state in (State.OPENING, State.GREETED):
-            if self._opened_at is None:
-                self._opened_at = now
-            self._alive_at = now
-            return self._judge(now, self._opened_at + self.limits.hello_timeout)
-        deadline = self._judge_unfinished(now)
-        return min(deadline, self._judge_silence(now, unsent))
-
-    def _judge_unfinished(self, now: float) -> float:
-        found = self._wire.unfinished_frame
-        if found is None:
-            self._unfinished = None
-            return math.inf
-        number, size = found
-        before = self._unfinished
-        if before is None or before.number != number or size >= before.size + MIN_PROGRESS:
-            before = self._unfinished = _Unfinished(number, size, now)
-        deadline = before.at + self._heartbeat
-        if now < deadline:
-            return deadline
-        if not before.is_overdue:
-            self._unfinished = before._replace(is_overdue=True)
-            return now
-        text = (
-            f"a frame from the {self._PEER} that does not go on: under {MIN_PROGRESS} bytes of it "
-            f"in {self._heartbeat} seconds"
-        )
-        self._break_off(RemoteProtocolError(text, ErrorCode.TIMEOUT))
-        return math.inf
-
-    def _judge_silence(self, now: float, unsent: int | None) -> float:
-        if self._state is State.CLOSED:
-            return math.inf
-        if self._see_progress(unsent) or self._heard:
-            self._heard = self._overdue = False
-            self._alive_at = now
-        silent_at = self._alive_at + self._heartbeat
-        if now < silent_at:
-            return silent_at
-        if not self._ping_is_out:
-            self._ping += 1
-            self._ping_is_out = True
-            self._before_ping = self._handed
-            self._pinged_at = now
-            self._output.put_urgent(Kind.PING, self._ping.to_bytes(8, "big"))
-        if not self._wire.answers_ping:
-            # It never has, so that its silence means nothing.
-            return now + self._heartbeat
-        # From the PING on: the first tick after a pause may come very late.
-        return self._judge(now, max(silent_at, self._pinged_at) + self._heartbeat)
-
-    def _see_progress(self, unsent: int | None) -> bool:
-        """Tell whether output that the PING may be behind has moved on since the last tick."""
-        gone = self._sent - (unsent or 0)
-        behind = self._before_ping
-        # That the PING itself has left says nothing: the system of a frozen peer takes it.
-        has_moved = unsent is not None and behind is not None and min(gone, behind) > self._gone
-        if self._slow_send is not None and not has_moved:
-            has_moved = self._sent > self._slow_send or unsent != self._unsent
-        self._gone = max(gone, self._gone)
-        self._slow_send = self._sent if self._handed > self._sent else None
-        self._unsent = unsent
-        if behind is not None and gone > behind:
-            self._before_ping = None
-        return behind is not None and has_moved
-
-    def _judge(self, now: float, deadline: float) -> float:
-        if now < deadline:
-            return deadline
-        if not self._overdue:
-            self._overdue = True
-            return now
-        self._break_off(
-            RemoteProtocolError(
-                f"nothing from the {self._PEER} in the state {self._state.value!r}",
-                ErrorCode.TIMEOUT,
+        heartbeat = self._heartbeat
+        name = f"{self._PEER} in the state {self._state.value!r}"
+        try:
+            if self._state in (State.OPENING, State.GREETED):
+                return heartbeat.judge_opening(now, self.limits.hello_timeout, name)
+            return min(
+                heartbeat.judge_unfinished(now, self._wire.unfinished_frame, self._PEER),
+                heartbeat.judge_silence(
+                    now,
+                    unsent,
+                    name,
+                    answers_ping=self._wire.answers_ping,
+                    ping=partial(self._output.put_urgent, Kind.PING),
+                ),
             )
-        )
-        return math.inf
+        except RemoteProtocolError as error:
+            self._break_off(error)
+            return math.inf
 
     # Frames of both directions
 
@@ -422,13 +319,11 @@ class Endpoint(Generic[_Event]):
         self._output.put_urgent(Kind.PONG, body)
 
     def _on_pong(self, body: bytes) -> None:
-        if not self._ping_is_out or body != self._ping.to_bytes(8, "big"):
+        if not self._heartbeat.take_pong(body):
             raise RemoteProtocolError("PONG: answers no PING")
-        self._ping_is_out = False
 
     def _on_error(self, body: bytes) -> None:
-        fields = Fields("ERROR", body)
-        event = PeerError(fields.text("code"), fields.text("message"))
+        event = decode_error(body)
         self._close()
         self._events.append(event)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -12,15 +11,17 @@ from .._records.encoding import pack_chunks, unpack_names
 from .._records.layout import MERGED_SIZE, contents, decode_channel, pack
 from .._records.position import is_position
 from .._records.scanning import find_runs
-from .._wire.base import NativeWire, UnknownWire
-from .._wire.fields import Fields, dump
-from .._wire.frames import PREFACE, Kind
+from .._wire.detection import UnknownWire
+from .._wire.frames import Kind
+from .._wire.handshake import decode_hello, encode_goaway, encode_welcome
+from .._wire.registry import WIRES
 from ..errors import ErrorCode, RemoteProtocolError
-from ..events import Hello, Taken
-from ..limits import MAX_OPENING_FRAME, MAX_REASON, PASS_WORK
+from ..events import GoingAway, Hello, Taken, Welcome
+from ..limits import MAX_OPENING_FRAME, PASS_WORK
 from .access import Verb
-from .endpoint import Endpoint, State
+from .endpoint import Endpoint
 from .outbox import Outbox
+from .states import HUB_RECEIVES, State, Step, make_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from .._broker.channel import Channel
     from .._wire.base import Wire
     from .access import Access
+    from .endpoint import Handler
 
     #: Takes records: the bytes they are in, the start of the first, and what gets their codes, as
     #: far as their answers are codes. Gives the offset behind what it has taken.
@@ -45,30 +47,6 @@ _MAX_ANSWER: Final = 64
 _where: Final = attrgetter("generation", "count")
 
 
-def _make_http2(max_frame: int) -> Wire:
-    try:
-        from .._wire.http2 import ServerWire
-    except ImportError:
-        raise RemoteProtocolError("HTTP/2, for which hyps[http2] is not installed") from None
-    return ServerWire(max_frame)
-
-
-def load_wires() -> None:
-    """Import now what the wires need, and not at the first client who speaks them.
-
-    With h2 that takes a hundred milliseconds, which a hub that serves others does not have.
-    """
-    with suppress(ImportError):
-        from .._wire import http2  # noqa: F401
-
-
-#: The wires that a client may choose from, by what they begin with.
-_WIRES: Final[Mapping[bytes, Callable[[int], Wire]]] = {
-    PREFACE[:5]: partial(NativeWire, preface=True),
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n": _make_http2,
-}
-
-
 class ServerProtocol(Endpoint[Hello | Taken]):
     """One session of a hub, without I/O.
 
@@ -81,6 +59,7 @@ class ServerProtocol(Endpoint[Hello | Taken]):
     :param server: name and version of the hub
     :param on_output: called when there is something to send after there was nothing. It must
         not call this object.
+    :param features: names of the extensions that it knows, see :attr:`features`
     """
 
     _PEER = "client"
@@ -93,10 +72,11 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         session: str,
         server: str = "hyps",
         on_output: Callable[[], object] = nothing,
+        features: Iterable[str] = (),
     ) -> None:
-        wire = UnknownWire(MAX_OPENING_FRAME, _WIRES, self._speak)
+        wire = UnknownWire(MAX_OPENING_FRAME, WIRES, self._speak)
         self._outbox = self._outbox_type(broker.limits.max_buffer, wire, on_output)
-        super().__init__(broker.limits, wire, self._outbox)
+        super().__init__(broker.limits, wire, self._outbox, features)
         self.session = session
         #: What the session may do with which channel; None allows everything. Set it before
         #: :meth:`accept`, or later: it decides on what arrives from then on.
@@ -152,23 +132,21 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         if len(self._broker.sessions) >= limits.max_sessions:
             self.fail("the hub has as many sessions as it takes", ErrorCode.LIMIT)
             return
-        self._state = State.OPEN
+        self._step(Step.ACCEPT)
         self._broker.open_session(self, self._outbox)
         self._wire.max_frame = limits.max_frame
-        self._outbox.put(
-            Kind.WELCOME,
-            dump(
-                server=self._server,
-                session=self.session,
-                features=[],
-                heartbeat=limits.heartbeat,
-                max_message=limits.max_message,
-                max_channel=limits.max_channel,
-                max_frame=limits.max_frame,
-                max_channels=limits.max_channels,
-                max_in_flight=limits.max_in_flight,
-            ),
+        welcome = Welcome(
+            server=self._server,
+            session=self.session,
+            features=self._features,
+            heartbeat=limits.heartbeat,
+            max_message=limits.max_message,
+            max_channel=limits.max_channel,
+            max_frame=limits.max_frame,
+            max_channels=limits.max_channels,
+            max_in_flight=limits.max_in_flight,
         )
+        self._outbox.put(Kind.WELCOME, encode_welcome(welcome))
 
     def refuse(self, message: str, code: str = ErrorCode.AUTH) -> None:
         """Turn the client away, in answer to :class:`Hello`.
@@ -190,10 +168,9 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         :param reconnect_after: seconds
         """
         if self._state not in (State.DRAINING, State.CLOSED):
-            body = dump(reason=reason[:MAX_REASON], reconnect_after=reconnect_after)
-            self._outbox.put(Kind.GOAWAY, body)
+            self._outbox.put(Kind.GOAWAY, encode_goaway(GoingAway(reason, reconnect_after)))
             if self._state is State.OPEN:
-                self._state = State.DRAINING
+                self._step(Step.LEAVE)
             else:
                 self._close()
 
@@ -222,12 +199,10 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         return True
 
     def _on_hello(self, body: bytes) -> None:
-        fields = Fields("HELLO", body)
-        event = Hello(
-            fields.text("client"), fields.optional_text("token"), fields.texts("features")
-        )
-        self._state = State.GREETED
-        self._events.append(event)
+        hello = decode_hello(body)
+        self.features = frozenset(self._features).intersection(hello.features)
+        self._step(Step.HELLO)
+        self._events.append(hello)
 
     # PUBLISH, SUBSCRIBE and UNSUBSCRIBE differ in what is done with records, of which each gets its
     # own answer. All else about them is the same.
@@ -431,24 +406,18 @@ class ServerProtocol(Endpoint[Hello | Taken]):
                 self._leave(channel)
         return b"".join([b"d" if message else b"k" for message in messages])
 
-    _OPEN: ClassVar[Mapping[int, Callable[[ServerProtocol, bytes], None]]] = {
-        Kind.PUBLISH: _on_publish,
-        Kind.SUBSCRIBE: _on_subscribe,
-        Kind.UNSUBSCRIBE: _on_unsubscribe,
-        Kind.PING: Endpoint._on_ping,
-        Kind.PONG: Endpoint._on_pong,
-        Kind.ERROR: Endpoint._on_error,
-    }
-    _TABLE: ClassVar[Mapping[State, Mapping[int, Callable[[ServerProtocol, bytes], None]]]] = {
-        State.OPENING: {
+    _TABLE: ClassVar[Mapping[State, Mapping[int, Handler]]] = make_table(
+        HUB_RECEIVES,
+        {
             Kind.HELLO: _on_hello,
+            Kind.PUBLISH: _on_publish,
+            Kind.SUBSCRIBE: _on_subscribe,
+            Kind.UNSUBSCRIBE: _on_unsubscribe,
+            Kind.PING: Endpoint._on_ping,
+            Kind.PONG: Endpoint._on_pong,
             Kind.ERROR: Endpoint._on_error,
         },
-        # A client may give up while it waits.
-        State.GREETED: {Kind.ERROR: Endpoint._on_error},
-        State.OPEN: _OPEN,
-        State.DRAINING: _OPEN,
-    }
+    )
 
 
 def _code_of(answer: bytes) -> int:

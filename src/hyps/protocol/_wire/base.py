@@ -1,48 +1,15 @@
-"""Wires: how frames become bytes, and bytes frames. Everything else is the same on all of them.
-
-The hub tells them apart by the first bytes of a connection.
-"""
+"""What a wire is: how frames become bytes, and bytes frames. All else is the same on every wire."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from struct import Struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from .._records.layout import MERGED_SIZE
-from ..errors import RemoteProtocolError
 from ..limits import FRAME_WORK
-from .frames import PREFACE, VERSION, FrameDecoder, frame_head, pack_head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
-_NOT_HYPS: Final = (
-    b"HYPS/%d: this port speaks the Hyps pub/sub protocol, and what came is something else\r\n"
-    % VERSION
-)
-
-#: How a request of HTTP/1 begins.
-_HTTP_1: Final = (b"GET ", b"POST ", b"PUT ", b"HEAD ", b"OPTIONS ", b"DELETE ")
-_WANTS_HTTP_2: Final = (
-    b"this port speaks HTTP/2 with prior knowledge (curl --http2-prior-knowledge)\n"
-)
-_NOT_HTTP_1: Final = (
-    b"HTTP/1.1 505 HTTP Version Not Supported\r\nconnection: close\r\n"
-    b"content-type: text/plain\r\ncontent-length: %d\r\n\r\n%b"
-    % (len(_WANTS_HTTP_2), _WANTS_HTTP_2)
-)
-
-# Without h2 these two are all of HTTP/2 that is spoken (RFC 9113, 6.5 and 6.8).
-_HTTP2_SETTINGS: Final = b"\0\0\0\4\0\0\0\0\0"
-_HTTP2_GOAWAY: Final = Struct(">IBIII")
-_INTERNAL_ERROR: Final = 0x02
-
-
-def _encode_goaway(reason: str) -> bytes:
-    text = reason.encode()
-    return _HTTP2_GOAWAY.pack((8 + len(text)) << 8 | 7, 0, 0, 0, _INTERNAL_ERROR) + text
+    from collections.abc import Iterable
 
 
 class Wire(ABC):
@@ -137,94 +104,3 @@ class Wire(ABC):
         :return: when to call again, at the latest
         """
         return math.inf
-
-
-#: Kind, body and bytes of the frame that was encoded last. What is published goes to all sessions
-#: of a hub in the same body, and so in the same frame.
-_last: Final = [(0, b"", b"")]
-
-
-class NativeWire(FrameDecoder, Wire):
-    """The native wire, see :mod:`.frames`.
-
-    :param max_frame: bytes of kind and body; more is refused at the length. May be changed.
-    :param preface: expect the preface first, as the hub does; else send it
-    """
-
-    def __init__(self, max_frame: int, *, preface: bool) -> None:
-        super().__init__(max_frame, preface=preface)
-        self._sends_preface = not preface
-
-    def encode(self, kind: int, bodies: list[bytes], length: int) -> Iterable[bytes]:
-        head = frame_head(kind, length)
-        if self._sends_preface:
-            self._sends_preface = False
-            head = PREFACE + head
-        return (head, *bodies)
-
-    def encode_one(self, kind: int, body: bytes) -> bytes:
-        # Per small delivery at the hub.
-        if self._sends_preface:
-            return super().encode_one(kind, body)
-        last_kind, last_body, frame = _last[0]
-        if body is not last_body or kind != last_kind:
-            frame = pack_head(len(body) + 1, kind) + body
-            if len(body) <= MERGED_SIZE:
-                _last[0] = (kind, body, frame)
-        return frame
-
-
-class UnknownWire(Wire):
-    """The wire of a client that has not said yet which one it speaks.
-
-    :param max_frame: for the wire that it will be
-    :param wires: what makes each wire, by the bytes that it begins with
-    :param on_known: takes the wire when it is known
-    """
-
-    def __init__(
-        self,
-        max_frame: int,
-        wires: Mapping[bytes, Callable[[int], Wire]],
-        on_known: Callable[[Wire], None],
-    ) -> None:
-        self.max_frame = max_frame
-        self._wires = wires
-        self._on_known = on_known
-        # What a client is told that speaks something else, in what it speaks.
-        self._answer = b""
-        self._buffer = bytearray()
-
-    @property
-    def buffered(self) -> int:
-        return len(self._buffer)
-
-    def receive_data(self, data: bytes) -> None:
-        self._buffer += data
-
-    def discard(self) -> None:
-        self._buffer.clear()
-
-    def next_frame(self) -> tuple[int, bytes] | None:
-        buffer = self._buffer
-        for start, make in self._wires.items():
-            if buffer.startswith(start):
-                try:
-                    wire = make(self.max_frame)
-                except RemoteProtocolError as error:
-                    self._answer = _HTTP2_SETTINGS + _encode_goaway(str(error))
-                    raise
-                wire.receive_data(bytes(buffer))
-                self._on_known(wire)
-                return wire.next_frame()
-        if any(start.startswith(buffer) for start in (*self._wires, *_HTTP_1)):
-            return None
-        if buffer.startswith(_HTTP_1):
-            self._answer = _NOT_HTTP_1
-            raise RemoteProtocolError("the preface is missing: this is an HTTP/1 request")
-        self._answer = _NOT_HYPS
-        raise RemoteProtocolError("the preface is missing")
-
-    def encode(self, kind: int, bodies: list[bytes], length: int) -> Iterable[bytes]:
-        # Whatever it is, text is what a human at the other end can read.
-        return (self._answer,) if self._answer else (frame_head(kind, length), *bodies)

@@ -14,9 +14,16 @@ from ..._records.layout import pack
 from ..._records.position import format_position
 from ..._records.scanning import scan
 from ...errors import ErrorCode, RemoteProtocolError
-from ...limits import MAX_REASON, Limits
-from ..fields import Fields, dump
+from ...events import GoingAway, PeerError, Welcome
+from ...limits import Limits
 from ..frames import Kind
+from ..handshake import (
+    decode_error,
+    decode_hello,
+    encode_error,
+    encode_goaway,
+    encode_welcome,
+)
 from .common import Http2Wire, first
 from .connection import WINDOW
 from .stream import Outlet
@@ -24,6 +31,8 @@ from .stream import Outlet
 if TYPE_CHECKING:
     from h2.events import Event
     from hyperframe.frame import Frame
+
+    from ...events import Hello
 
 _SUBSCRIBE: Final = 1
 _PUBLISH: Final = 3
@@ -116,8 +125,7 @@ class ClientWire(Http2Wire):
                 self._on_response(stream, first(headers, b":status") or "")
             case ConnectionTerminated(error_code=code, additional_data=data):
                 reason = (data or b"").decode(errors="replace") or f"HTTP/2 error code {code}"
-                body = dump(reason=reason[:MAX_REASON], reconnect_after=0)
-                self.frames.append((Kind.GOAWAY, body))
+                self.frames.append((Kind.GOAWAY, encode_goaway(GoingAway(reason, 0))))
                 self._is_leaving = True
             case StreamEnded(stream_id=stream):
                 self.on_reset(stream)
@@ -133,27 +141,24 @@ class ClientWire(Http2Wire):
             if status == "401":
                 code = ErrorCode.AUTH
                 text = "it wants a token" if self._token is None else "it does not take the token"
-            self.frames.append((Kind.ERROR, dump(code=code, message=text)))
+            self.frames.append((Kind.ERROR, encode_error(PeerError(code, text))))
             return
         self._accepted.add(stream)
         if self._accepted == _REQUESTS.keys():
             limits = self._limits
-            self.frames.append(
-                (
-                    Kind.WELCOME,
-                    dump(
-                        server="a hub over HTTP/2",
-                        session="",
-                        features=[],
-                        heartbeat=limits.heartbeat,
-                        max_message=limits.max_message,
-                        max_channel=limits.max_channel,
-                        max_frame=limits.max_frame,
-                        max_channels=limits.max_channels,
-                        max_in_flight=limits.max_in_flight,
-                    ),
-                )
+            # The hub tells nothing: these are the client's own limits.
+            welcome = Welcome(
+                server="a hub over HTTP/2",
+                session="",
+                features=(),
+                heartbeat=limits.heartbeat,
+                max_message=limits.max_message,
+                max_channel=limits.max_channel,
+                max_frame=limits.max_frame,
+                max_channels=limits.max_channels,
+                max_in_flight=limits.max_in_flight,
             )
+            self.frames.append((Kind.WELCOME, encode_welcome(welcome)))
 
     def on_data(self, stream: int, data: bytes, size: int) -> None:
         if stream == _MESSAGES:
@@ -232,7 +237,7 @@ class ClientWire(Http2Wire):
     def put(self, kind: int, bodies: list[bytes]) -> None:
         match kind:
             case Kind.HELLO:
-                self._open(Fields("HELLO", bodies[0]))
+                self._open(decode_hello(bodies[0]))
             case Kind.PUBLISH:
                 for body in bodies:
                     self._outlets[_PUBLISH].put(body)
@@ -250,8 +255,8 @@ class ClientWire(Http2Wire):
             case Kind.PING:
                 self.ping(bodies[0])
             case Kind.ERROR:
-                error = Fields("ERROR", bodies[0])
-                self.end(error.text("code"), error.text("message"))
+                error = decode_error(bodies[0])
+                self.end(error.code, error.message)
             case _:
                 pass
 
@@ -276,8 +281,8 @@ class ClientWire(Http2Wire):
             self._pending.append(_Pending(kind, count, names))
         return names
 
-    def _open(self, hello: Fields) -> None:
-        token = self._token = hello.optional_text("token")
+    def _open(self, hello: Hello) -> None:
+        token = self._token = hello.token
         if token is not None and (token != token.strip() or not token.isprintable()):
             raise ValueError("HTTP/2 has no place for a token with such characters")
         connection = self.connection
@@ -291,7 +296,7 @@ class ClientWire(Http2Wire):
                 (":scheme", self._scheme),
                 (":path", path),
                 (":authority", self._authority),
-                ("user-agent", hello.text("client")),
+                ("user-agent", hello.client),
             ]
             if token is not None:
                 headers.append(("authorization", f"Bearer {token}"))

@@ -13,14 +13,17 @@ from h2.events import RequestReceived, StreamEnded
 from ..._records.decoding import WholeRecords, records
 from ..._records.layout import encode_channel, pack
 from ...errors import ErrorCode, HypsError, RemoteProtocolError
-from ..fields import Fields, dump
+from ...events import Hello
 from ..frames import Kind
+from ..handshake import decode_error, decode_goaway, encode_hello
 from .common import FIRST_WINDOW, REQUEST_COST, Http2Wire, first
 from .connection import MAX_DATA, WINDOW
 from .stream import Bounds, Outlet
 
 if TYPE_CHECKING:
     from h2.events import Event
+
+    from ...events import PeerError
 
 #: Seconds after the last byte that answers are held where nothing tells whether their batch goes
 #: on, and how often that is looked at. Hyps for Nim reads the answers to a batch once, and would
@@ -176,10 +179,8 @@ class ServerWire(Http2Wire):
             self._opener = event
             scheme, _, token = (first(event.headers, b"authorization") or "").partition(" ")
             client = first(event.headers, b"user-agent") or "a client over HTTP/2"
-            hello = dump(
-                client=client, token=token if scheme.lower() == "bearer" else None, features=[]
-            )
-            self.frames.append((Kind.HELLO, hello))
+            hello = Hello(client, token if scheme.lower() == "bearer" else None, ())
+            self.frames.append((Kind.HELLO, encode_hello(hello)))
         elif path in _KINDS:
             self._accept(stream)
             request = self._requests[stream] = _Request(stream, _KINDS[path])
@@ -313,9 +314,9 @@ class ServerWire(Http2Wire):
             case Kind.GOAWAY:
                 # Then its messages end: who only waits for them would not leave.
                 self._is_leaving = True
-                self.say_goodbye(ErrorCodes.NO_ERROR, Fields("GOAWAY", bodies[0]).text("reason"))
+                self.say_goodbye(ErrorCodes.NO_ERROR, decode_goaway(bodies[0]).reason)
             case Kind.ERROR:
-                self._on_error(Fields("ERROR", bodies[0]))
+                self._on_error(decode_error(bodies[0]))
             case _:
                 # WELCOME and PONG went out by themselves, and gaps have no place here.
                 pass
@@ -355,8 +356,8 @@ class ServerWire(Http2Wire):
             self._accept(stream)
             self._messages.stream = stream
 
-    def _on_error(self, error: Fields) -> None:
-        code, text = error.text("code"), error.text("message")
+    def _on_error(self, error: PeerError) -> None:
+        code, text = error.code, error.message
         if self._opener is not None:
             status = 401 if code == ErrorCode.AUTH else 503
             self._refuse(self._opener.stream_id, status, text)

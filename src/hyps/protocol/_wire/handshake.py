@@ -1,0 +1,106 @@
+"""HELLO, WELCOME, GOAWAY and ERROR: the frames with JSON bodies, on both wires.
+
+The events are their typed form. This module has the only place where each field is spelled.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from .._records.layout import RECORD_OVERHEAD
+from .._records.position import MAX_COUNT
+from ..events import GoingAway, Hello, PeerError, Welcome
+from ..limits import MAX_FRAME_CEILING, MAX_REASON
+from .fields import Fields, dump
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: The longest delay that a GOAWAY may ask for, in seconds.
+_MAX_RECONNECT_AFTER: Final = 86_400
+
+#: The longest heartbeat interval, in seconds.
+_MAX_HEARTBEAT: Final = 3_600
+
+
+def encode_hello(hello: Hello) -> bytes:
+    """Encode the body of HELLO."""
+    return dump(client=hello.client, token=hello.token, features=hello.features)
+
+
+def decode_hello(body: bytes) -> Hello:
+    """Decode the body of HELLO.
+
+    :raises RemoteProtocolError: if it is malformed
+    """
+    fields = Fields("HELLO", body)
+    return Hello(fields.text("client"), fields.optional_text("token"), fields.texts("features"))
+
+
+def encode_welcome(welcome: Welcome) -> bytes:
+    """Encode the body of WELCOME."""
+    return dump(
+        server=welcome.server,
+        session=welcome.session,
+        features=welcome.features,
+        heartbeat=welcome.heartbeat,
+        max_message=welcome.max_message,
+        max_channel=welcome.max_channel,
+        max_frame=welcome.max_frame,
+        max_channels=welcome.max_channels,
+        max_in_flight=welcome.max_in_flight,
+    )
+
+
+def decode_welcome(body: bytes) -> Welcome:
+    """Decode the body of WELCOME.
+
+    :raises RemoteProtocolError: if it is malformed, or a frame could not hold the largest record
+    """
+    fields = Fields("WELCOME", body)
+    max_message = fields.integer("max_message", 1, MAX_FRAME_CEILING)
+    max_channel = fields.integer("max_channel", 1, MAX_FRAME_CEILING)
+    largest = max_message + max_channel + RECORD_OVERHEAD
+    return Welcome(
+        server=fields.text("server"),
+        session=fields.text("session"),
+        features=fields.texts("features"),
+        heartbeat=fields.integer("heartbeat", 1, _MAX_HEARTBEAT),
+        max_message=max_message,
+        max_channel=max_channel,
+        max_frame=fields.integer("max_frame", 1 + largest, MAX_FRAME_CEILING),
+        max_channels=fields.integer("max_channels", 1, MAX_COUNT),
+        max_in_flight=fields.integer("max_in_flight", 1, MAX_COUNT),
+    )
+
+
+def encode_goaway(event: GoingAway) -> bytes:
+    """Encode the body of GOAWAY; a reason that is too long is cut off."""
+    return dump(reason=event.reason[:MAX_REASON], reconnect_after=event.reconnect_after)
+
+
+def decode_goaway(body: bytes) -> GoingAway:
+    """Decode the body of GOAWAY.
+
+    :raises RemoteProtocolError: if it is malformed
+    """
+    fields = Fields("GOAWAY", body)
+    delay = fields.seconds("reconnect_after", _MAX_RECONNECT_AFTER)
+    return GoingAway(fields.text("reason"), delay)
+
+
+def encode_error(error: PeerError, versions: Sequence[int] | None = None) -> bytes:
+    """Encode the body of ERROR; a message that is too long is cut off.
+
+    :param versions: the versions of the wire that this end speaks, if the peer's is not among them
+    """
+    return dump(code=error.code, message=error.message[:MAX_REASON], versions=versions)
+
+
+def decode_error(body: bytes) -> PeerError:
+    """Decode the body of ERROR.
+
+    :raises RemoteProtocolError: if it is malformed
+    """
+    fields = Fields("ERROR", body)
+    return PeerError(fields.text("code"), fields.text("message"))
