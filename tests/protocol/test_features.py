@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from protocol.pair import Pair, open_client, output, receive, welcome
+from protocol.pair import Pair, open_client, receive, welcome
 
 from hyps.protocol import Broker, ClientProtocol, Hello, Kind, ServerProtocol, State, Welcome
 
@@ -34,7 +34,7 @@ def test_both_ends_know_those_in_common(
 
 def test_none_is_known_before_the_session_is_open() -> None:
     client = ClientProtocol(features=["a"])
-    output(client)
+    client.data_to_send()
     assert client.features == frozenset()
     receive(client, welcome(features=["a", "later"]))
     assert client.state is State.OPEN

@@ -289,7 +289,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         welcome = decode_welcome(body)
         self._step(Step.WELCOME)
         self._welcome = welcome
-        self.features = frozenset(self._features).intersection(welcome.features)
+        self._agree_on_features(welcome.features)
         self._requests.open(welcome)
         self._heartbeat.interval = welcome.heartbeat
         self._wire.max_frame = welcome.max_frame

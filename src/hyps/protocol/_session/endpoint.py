@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Final, Generic, TypeVar
 
 from .._wire.frames import FIRST_IGNORABLE, NO_FRAME, VERSION, Kind
 from .._wire.handshake import decode_error, encode_error
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 
 _Event = TypeVar("_Event")
+
+#: One for all connections, because each empty frozenset takes 216 bytes.
+_NO_FEATURES: Final[frozenset[str]] = frozenset()
 
 
 class Endpoint(Generic[_Event]):
@@ -83,7 +86,7 @@ class Endpoint(Generic[_Event]):
         self._features = tuple(features)
         #: The extensions that both ends know; empty until the session opens. A frame of a kind from
         #: 0x80 on is sent only if the extension that it belongs to is among them.
-        self.features: frozenset[str] = frozenset()
+        self.features: frozenset[str] = _NO_FEATURES
 
     @property
     def farewell_time(self) -> float:
@@ -244,6 +247,10 @@ class Endpoint(Generic[_Event]):
         self._step(Step.CLOSE)
         self._wire.discard()
         self._output.wake()
+
+    def _agree_on_features(self, theirs: Iterable[str]) -> None:
+        if self._features:
+            self.features = frozenset(self._features).intersection(theirs)
 
     def _step(self, step: Step) -> None:
         self._state = TRANSITIONS[self._state, step]

@@ -62,6 +62,10 @@ class ServerProtocol(Endpoint[Hello | Taken]):
     :param features: names of the extensions that it knows, see :attr:`features`
     """
 
+    #: What the session may do with which channel; None allows everything. Set it before
+    #: :meth:`accept`, or later: it decides on what arrives from then on.
+    access: Access | None = None
+
     _PEER = "client"
     _outbox_type: ClassVar[type[Outbox]] = Outbox
 
@@ -78,9 +82,6 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         self._outbox = self._outbox_type(broker.limits.max_buffer, wire, on_output)
         super().__init__(broker.limits, wire, self._outbox, features)
         self.session = session
-        #: What the session may do with which channel; None allows everything. Set it before
-        #: :meth:`accept`, or later: it decides on what arrives from then on.
-        self.access: Access | None = None
         self._server = server
         self._broker = broker
         # The channels that it holds. A list until the first one is left: a dict of them all takes a
@@ -200,7 +201,7 @@ class ServerProtocol(Endpoint[Hello | Taken]):
 
     def _on_hello(self, body: bytes) -> None:
         hello = decode_hello(body)
-        self.features = frozenset(self._features).intersection(hello.features)
+        self._agree_on_features(hello.features)
         self._step(Step.HELLO)
         self._events.append(hello)
 
