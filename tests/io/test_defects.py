@@ -10,9 +10,10 @@ import anyio
 import pytest
 
 import hyps
-from hyps._client import reconnector as _connection
-from hyps._client import routes as _routes
-from hyps._net import pump as _pump
+from hyps._client.attempt import Attempt
+from hyps._client.reconnector import Reconnector
+from hyps._client.routes import Routes
+from hyps._net.pump import Pump
 from hyps.protocol import ClientProtocol
 from hyps.testing import MemoryHub
 
@@ -51,8 +52,8 @@ PLACES = [
     (ClientProtocol, "next_event"),
     (ClientProtocol, "tick"),
     (ClientProtocol, "data_to_send"),
-    (_routes.Routes, "on_answered"),
-    (_routes.Routes, "deliver"),
+    (Routes, "on_answered"),
+    (Routes, "deliver"),
 ]
 
 
@@ -118,7 +119,7 @@ async def test_a_defect_that_stays_is_met_with_patience(
     async with hyps.connect(hub.url, reconnect_max_delay=0.001) as client:
         with monkeypatch.context() as broken:
             fail = failing(None, Defect, times=1_000_000)
-            broken.setattr(_connection.Connection, "_on_welcome", fail)
+            broken.setattr(Reconnector, "_on_welcome", fail)
             hub.connections[0].cut()
             await wait_until(lambda: "a defect" in repr(client))
             await let_others_run(500)
@@ -133,7 +134,7 @@ async def test_a_defect_while_a_loss_is_told(
     client = hyps.connect(hub.url, reconnect_max_delay=0.001)
     async with client, client.subscribe("a") as subscription:
         with monkeypatch.context() as broken:
-            broken.setattr(_routes.Routes, "on_lost", failing(None, Defect))
+            broken.setattr(Routes, "on_lost", failing(None, Defect))
             hub.connections[0].cut()
             await wait_until(lambda: not client.connected)
             await let_others_run()
@@ -142,13 +143,16 @@ async def test_a_defect_while_a_loss_is_told(
     assert "a defect" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["_on_welcome", "_make_protocol", "_on_event"])
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(Reconnector, "_on_welcome"), (Attempt, "_make_protocol"), (Reconnector, "_on_event")],
+)
 async def test_a_defect_of_the_first_connection_is_told_at_once(
-    name: str, hub: MemoryHub, monkeypatch: pytest.MonkeyPatch
+    owner: type, name: str, hub: MemoryHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = hyps.connect(hub.url)
     with monkeypatch.context() as broken:
-        broken.setattr(_connection.Connection, name, failing(None, Defect, times=10))
+        broken.setattr(owner, name, failing(None, Defect, times=10))
         with pytest.raises(hyps.ConnectionRefused, match=r"internal error: .*a defect"):
             await client.connect()
         await let_others_run()
@@ -174,12 +178,12 @@ async def test_the_first_link_that_breaks_is_lost_and_not_refused(hub: MemoryHub
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
-        (_routes.Routes, "end"),
-        (_routes.Routes, "on_lost"),
+        (Routes, "end"),
+        (Routes, "on_lost"),
         (ClientProtocol, "close"),
-        (_pump.Pump, "close"),
-        (_connection.Connection, "_end"),
-        (_connection.Connection, "_drop"),
+        (Pump, "close"),
+        (Reconnector, "_finish"),
+        (Reconnector, "_fail_waiters"),
     ],
     ids=str,
 )

@@ -47,7 +47,7 @@ class Scene:
     def inbox(self, *channels: str, max_messages: int) -> Inbox:
         inbox = Inbox(make_buffer("drop_newest", max_messages, 1_000_000))
         inbox.losses = self.losses
-        inbox.held = channels
+        inbox.channels = channels
         return inbox
 
     def go_on(self, seconds: float) -> None:

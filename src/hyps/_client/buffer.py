@@ -1,7 +1,8 @@
-"""What a subscription holds until it is read: bounded, with a policy for when it is full.
+"""A subscription's bounded buffer, and the policies for a full one.
 
-Every policy keeps the same account: each message that was put is read, or it is in a gap, and the
-gap stands where the message would have, relative to its channel.
+To add a policy, write a class here and add its line to the table of policies below. Every policy
+keeps the same account: each message that was put is read, or a gap counts it, and the gap stands
+where the message would have stood in its channel.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ Overflow = Literal["drop_newest", "drop_oldest", "latest", "close"]
 
 
 class _Missed:
-    """A gap that may still grow, until the next message of its channel is behind it."""
+    """A gap in the queue. It grows until the next message of its channel is queued behind it."""
 
     __slots__ = ("channel", "missed", "reason")
 
-    #: Of messages, as of a run, which is what else is queued.
+    #: A gap holds no messages, so it counts 0 where a run counts its own.
     count: ClassVar[int] = 0
 
     def __init__(self, channel: str, missed: int | None, reason: GapReason) -> None:
@@ -38,12 +39,12 @@ class _Missed:
 
 
 class _Gaps:
-    """Gaps at one place, of each channel one a reason; known and unknown numbers apart."""
+    """Gaps at one place: one for each channel and reason, known and unknown numbers apart."""
 
     __slots__ = ("_gaps",)
 
     def __init__(self) -> None:
-        # Ordered, as a dict gets slower to take from the front of with each that was taken.
+        # A plain dict gets slower at its front with each item that is removed there.
         self._gaps: OrderedDict[tuple[str, GapReason, bool], _Missed] = OrderedDict()
 
     def __len__(self) -> int:
@@ -65,22 +66,22 @@ class _Gaps:
         return self._gaps.popitem(last=False)[1].as_gap()
 
 
-#: What subscriptions have in common that never got a message: most of a thousand, of which each
-#: would have an empty deque of 760 bytes of its own. Nothing is ever put into it.
+#: Stand-ins for empty containers, which buffers without messages share. An empty deque takes 760
+#: bytes, and most of a thousand subscriptions never get a message. Nothing is ever put into them.
 _NOTHING: Final[deque[Any]] = deque()
 _NOBODY: Final[Iterator[Any]] = iter(())
 _NO_GAPS: Final[dict[str, Any]] = {}
 
 
 class Buffer:
-    """Messages and gaps in order. This one drops the newest messages when it is full.
+    """Messages and gaps, in order. This policy drops the newest messages when the buffer is full.
 
-    :param max_messages: messages that it holds
-    :param max_bytes: bytes that it holds, as records. A message of any size is admitted when
-        there is no other.
+    :param max_messages: the messages that it may hold
+    :param max_bytes: the bytes that it may hold, as records. An empty buffer admits a message of
+        any size.
     """
 
-    #: Whether what it drops is worth a line in the log.
+    #: Whether the log tells of messages that this policy drops.
     logs_losses: ClassVar[bool] = True
 
     __slots__ = (
@@ -103,22 +104,24 @@ class Buffer:
             raise ValueError("max_messages and max_bytes must be positive")
         self.max_messages = max_messages
         self._max_bytes = max_bytes
-        # Records as they came: what is per message is done when it is read.
+        # Records as they arrived: all work per message happens at reading.
         self._items: deque[Run | Batch | _Missed] = _NOTHING
         self._count = 0
         self._size = 0
-        #: The messages of the run or batch that is being read. Typed as what a subscription
-        #: yields, which may be messages alone or gaps too.
+        #: The unread messages of the current run or batch. The type is that of what a subscription
+        #: yields, which may be messages only or gaps too.
         self.ready: Iterator[Any] = _NOBODY
         self._ready_size = 0
-        # If it is a batch, its parts; and once it was asked for, the messages up to each one's end.
+        # The parts of the current batch; and, computed on demand, the number of messages up to the
+        # end of each part.
         self._ready_parts: Sequence[tuple[str, int, int]] = ()
         self._ready_ends: Sequence[int] = ()
-        # By channel and reason, the gaps in the queue that no message of the channel is behind.
+        # By channel and reason: the gaps that can still grow, because no message of their channel
+        # is queued behind them.
         self._open: dict[str, dict[GapReason, _Missed]] = _NO_GAPS
-        # Gaps in the queue.
+        # The number of gaps in the queue.
         self._gap_count = 0
-        #: Set when there was no room for a message; for the reader to clear.
+        #: Set when a message found no room; the reader clears it.
         self.has_overflowed = False
 
     def __bool__(self) -> bool:
@@ -127,11 +130,11 @@ class Buffer:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the policy is to end at the message that there was no room for."""
+        """Whether the policy ends the subscription, because a message found no room."""
         return False
 
     def count_items(self, *, gaps: bool) -> int:
-        """Count the messages that are there, and the gaps if they are yielded too."""
+        """Count the messages in the buffer, and the gaps too if the subscription yields them."""
         count = self._count + length_hint(self.ready)
         return count + self._gap_count if gaps else count
 
@@ -140,9 +143,9 @@ class Buffer:
     def put(self, batch: Run | Batch) -> int:
         """Put messages, as far as the policy admits them.
 
-        :return: how many messages are missed for it, these or others
+        :return: how many messages it dropped, these or others
         """
-        # Per batch and subscription.
+        # This runs once per batch and subscription.
         unread = length_hint(self.ready)
         count = self._count + unread
         size = self._size + self._ready_size if unread else self._size
@@ -166,7 +169,7 @@ class Buffer:
     def _put_what_fits(self, run: Run, count: int, size: int) -> int:
         unread = count - self._count
         if unread and self._ready_parts:
-            # Of a batch the runs that were read do not count.
+            # The runs of a batch that were read completely do not count.
             if not self._ready_ends:
                 self._ready_ends = list(accumulate([count for _, _, count in self._ready_parts]))
             read = bisect_right(self._ready_ends, self._ready_ends[-1] - unread)
@@ -184,7 +187,7 @@ class Buffer:
         return run.count - room
 
     def put_gap(self, channel: str, missed: int | None, reason: GapReason) -> None:
-        """Put a gap, or add to one of its reason that no message of the channel is behind."""
+        """Put a gap, or enlarge the one of the same reason that can still grow."""
         if self._open is _NO_GAPS:
             self._open = {}
         gaps = self._open.setdefault(channel, {})
@@ -198,7 +201,7 @@ class Buffer:
             self._gap_count += 1
 
     def _close(self, gap: _Missed) -> None:
-        """Let a gap grow no more: it has left the queue."""
+        """Stop a gap from growing: it has left the queue."""
         self._gap_count -= 1
         gaps = self._open.get(gap.channel)
         if gaps is not None and gaps.get(gap.reason) is gap:
@@ -219,11 +222,11 @@ class Buffer:
         return item
 
     def take_one(self) -> Message | Gap:
-        """Take the next message or gap. The others of its run or batch are ``ready`` then."""
+        """Take the next message or gap. ``ready`` then has the others of its run or batch."""
         item = self.take()
         if isinstance(item, Gap):
             return item
-        # Until all of it is read it counts.
+        # All of it counts until all of it is read.
         self._ready_size = len(item.records)
         self._ready_parts = item.parts if isinstance(item, Batch) else ()
         self._ready_ends = ()
@@ -232,15 +235,15 @@ class Buffer:
 
 
 class _DropOldest(Buffer):
-    """Drops the oldest messages. Their gaps stand before everything else."""
+    """Drops the oldest messages. Their gaps come before everything else."""
 
     __slots__ = ("_front", "_rest")
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
         super().__init__(max_messages, max_bytes)
         self._front = _Gaps()
-        # What is left of the run that was being read when there was no room, of which gaps may be
-        # in front now. It is in either this or `ready`.
+        # The unread part of the current run, moved here from ``ready`` at an overflow, because gaps
+        # in front of it come first now. One of the two is always empty.
         self._rest: Iterator[Message] = _NOBODY
 
     def __bool__(self) -> bool:
@@ -252,7 +255,7 @@ class _DropOldest(Buffer):
 
     def put(self, batch: Run | Batch) -> int:
         if isinstance(batch, Batch):
-            # What is dropped is dropped by channel.
+            # This policy drops by channel.
             return sum([self.put(run) for run in batch.runs])
         if length_hint(self._rest):
             return self._put_what_fits(batch, 0, 0)
@@ -267,7 +270,7 @@ class _DropOldest(Buffer):
         return dropped
 
     def _drop_rest(self) -> int:
-        """Drop messages of the run that was being read, as long as something is over a bound."""
+        """Drop messages of the current run, as long as a bound is exceeded."""
         dropped = 0
         left = length_hint(self._rest)
         while left and (
@@ -286,7 +289,7 @@ class _DropOldest(Buffer):
     def _drop(self) -> int:
         """Drop from the queue until what is left is within bounds, or one message."""
         dropped = 0
-        # Not while anything older is left.
+        # Only if nothing older is left.
         while self._count > 1 and not length_hint(self._rest):
             over = self._count - self.max_messages
             over_size = self._size - self._max_bytes
@@ -332,7 +335,7 @@ class _DropOldest(Buffer):
 
 
 class _Slot:
-    """A channel's newest message, and the gaps before and behind it."""
+    """A channel's newest message, the gaps before it and the gaps after it."""
 
     __slots__ = ("after", "before", "run")
 
@@ -342,7 +345,7 @@ class _Slot:
         self.after = _Gaps()
 
     def settle(self) -> None:
-        """Let the gaps behind the message be before the next one: there is none now."""
+        """Make the gaps after the message those before the next one: the message is gone."""
         if self.after:
             self.before.add_all(self.after)
             self.after = _Gaps()
@@ -351,15 +354,15 @@ class _Slot:
 class _Latest(Buffer):
     """Holds the newest message of each channel."""
 
-    # That messages are skipped is no news.
+    # Skipping messages is the purpose of this policy.
     logs_losses = False
 
     __slots__ = ("_full", "_slots")
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
         super().__init__(max_messages, max_bytes)
-        # In the order in which the newest messages came: what there is of each channel, and those
-        # of them that have a message. Ordered dicts, as both are taken from the front of.
+        # The slots of all channels, and those of them with a message, in the order in which the
+        # newest messages arrived. Both are consumed from the front, so a plain dict would get slow.
         self._slots: OrderedDict[str, _Slot] = OrderedDict()
         self._full: OrderedDict[str, _Slot] = OrderedDict()
 
@@ -428,7 +431,7 @@ class _Latest(Buffer):
 
 
 class _Close(Buffer):
-    """Takes nothing more after the first message that there was no room for."""
+    """Accepts nothing more after the first message that found no room."""
 
     __slots__ = ("_is_closed",)
 
@@ -442,7 +445,7 @@ class _Close(Buffer):
 
     def put(self, batch: Run | Batch) -> int:
         if self._is_closed:
-            # What comes behind that message is nobody's.
+            # The subscription has ended with that message.
             return 0
         missed = super().put(batch)
         self._is_closed = self._is_closed or missed > 0
@@ -458,9 +461,10 @@ _POLICIES: Final[dict[str, type[Buffer]]] = {
 
 
 def make_buffer(overflow: str, max_messages: int, max_bytes: int) -> Buffer:
-    """Make a buffer with the policy of that name.
+    """Make a buffer.
 
-    :raises ValueError: if there is none, or a bound is not positive
+    :param overflow: name of its policy
+    :raises ValueError: if there is no such policy, or a bound is not positive
     """
     try:
         policy = _POLICIES[overflow]
@@ -485,7 +489,7 @@ def _fit(run: Run, max_messages: int, max_bytes: int) -> int:
 
 
 def _count_until(run: Run, size: int) -> int:
-    """Count the run's first messages that together have so many bytes, or all."""
+    """Count how many of the run's first messages have at least this size together, or all."""
     count = total = 0
     for each in run.sizes:
         if total >= size:

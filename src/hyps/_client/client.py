@@ -18,7 +18,7 @@ from .._text import one_line
 from ..protocol import ClientProtocol, Gap, HypsError, Limits, Message
 from ..protocol._records.encoding import pairs
 from .connection import Batches
-from .reconnector import Connection
+from .reconnector import Reconnector
 from .settings import Settings
 from .status import ConnectionEvents, Status
 from .subscription import Subscription
@@ -96,17 +96,17 @@ class Client:
             reconnect_max_delay=reconnect_max_delay,
         )
         self._status = Status()
-        self._connection: Connection | None = None
+        self._reconnector: Reconnector | None = None
         self._is_entered = False
 
     # Lifetime
 
     async def __aenter__(self) -> Self:
-        connection = self._connection
+        reconnector = self._reconnector
         # Where its event loop is gone, nobody will leave the outer block.
-        if self._is_entered and not (connection is not None and connection.abandon_if_gone()):
-            if connection is not None:
-                connection.check_here()
+        if self._is_entered and not (reconnector is not None and reconnector.abandon_if_gone()):
+            if reconnector is not None:
+                reconnector.check_here()
             raise RuntimeError(
                 "this client is entered already: use it as it is, the outer block shuts it down"
             )
@@ -136,16 +136,16 @@ class Client:
         )
 
     def __del__(self) -> None:
-        connection = getattr(self, "_connection", None)
+        reconnector = getattr(self, "_reconnector", None)
         # In a child that was forked the connection is the parent's, who may have it still.
-        if connection is not None and not connection.is_over and not connection.is_inherited:
+        if reconnector is not None and not reconnector.is_over and not reconnector.is_inherited:
             warnings.warn(
                 f"a client of {self._url} was never shut down", ResourceWarning, stacklevel=2
             )
 
     def __repr__(self) -> str:
         state = "connected" if self.connected else "not connected"
-        if self._connection is not None and (trouble := self._connection.trouble):
+        if self._reconnector is not None and (trouble := self._reconnector.trouble):
             state += f": {one_line(trouble, _MAX_TROUBLE)}"
         return f"<hyps.Client of {self._url}, {state}>"
 
@@ -162,18 +162,18 @@ class Client:
         :raises AuthenticationFailed: if that was for the token
         :raises ConnectionLost: if the client is shut down meanwhile
         """
-        connection = self._connection
-        if connection is not None and connection.abandon_if_gone():
+        reconnector = self._reconnector
+        if reconnector is not None and reconnector.abandon_if_gone():
             self._status.end()
-            connection = None
-        if connection is not None and not connection.is_over:
-            connection.check_here()
+            reconnector = None
+        if reconnector is not None and not reconnector.is_over:
+            reconnector.check_here()
         else:
             self._status.begin()
-            connection = Connection(self._settings, self._status)
-            connection.start()
-            self._connection = connection
-        await connection.wait_open()
+            reconnector = Reconnector(self._settings, self._status)
+            reconnector.start()
+            self._reconnector = reconnector
+        await reconnector.wait_open()
 
     async def shutdown(self) -> None:
         """Send what is queued, end every iteration, and close. Harmless when there is nothing to.
@@ -182,17 +182,17 @@ class Client:
 
         :raises RuntimeError: if it is connected in another event loop, with what works there
         """
-        connection = self._connection
-        if connection is not None:
-            connection.check_may_close()
+        reconnector = self._reconnector
+        if reconnector is not None:
+            reconnector.check_may_close()
         try:
-            if connection is not None:
-                await connection.close()
+            if reconnector is not None:
+                await reconnector.close()
             else:
                 await checkpoint()
         finally:
             # Unless another task has connected it anew meanwhile.
-            if self._connection is connection:
+            if self._reconnector is reconnector:
                 self._status.end()
 
     async def aclose(self) -> None:
@@ -202,7 +202,7 @@ class Client:
     @property
     def connected(self) -> bool:
         """Whether there is a connection now, with all channels subscribed. For readiness checks."""
-        return self._connection is not None and self._connection.is_open
+        return self._reconnector is not None and self._reconnector.is_open
 
     def events(self) -> AsyncIterator[ConnectionEvent]:
         """Watch the connection: :class:`Connected`, :class:`Disconnected`, :class:`Reconnected`.
@@ -216,14 +216,14 @@ class Client:
         """
         return ConnectionEvents(self._status)
 
-    def _get_connection(self) -> Connection:
+    def _get_reconnector(self) -> Reconnector:
         # Per operation.
-        connection = self._connection
-        if connection is None:
+        reconnector = self._reconnector
+        if reconnector is None:
             raise ConnectionLost("the client is not connected: enter it, or await its connect()")
-        if not connection.is_here():
-            connection.check_here()
-        return connection
+        if not reconnector.is_here():
+            reconnector.check_here()
+        return reconnector
 
     # Operations
 
@@ -246,15 +246,15 @@ class Client:
         :raises ConnectionLost: if the connection was lost before the ACK, so that the outcome is
             unknown; or if there is none, and none to wait for
         """
-        connection = self._get_connection()
-        link = connection.open_link
-        if link is None or link.is_full:
-            link = await connection.ready()
+        reconnector = self._get_reconnector()
+        connection = reconnector.open_connection
+        if connection is None or connection.is_full:
+            connection = await reconnector.ready()
         try:
-            operation = link.begun(link.protocol.publish(channel, data))
+            operation = connection.note_and_flush(connection.protocol.publish(channel, data))
         finally:
-            link.let_in()
-        await link.answered(operation)
+            connection.let_in()
+        await connection.answered(operation)
 
     async def publish_many(self, messages: Iterable[tuple[str, Data] | Message]) -> None:
         """Publish messages in order; returns when the hub has ACKed all of them.
@@ -271,26 +271,28 @@ class Client:
         :raises Unavailable:
         :raises ConnectionLost:
         """
-        connection = self._get_connection()
+        reconnector = self._get_reconnector()
         await checkpoint()
         iterator = pairs(messages)
         batches = Batches()
         error: Exception | None = None
         try:
             while not batches.failed:
-                if not batches.are_on(connection.open_link):
+                if not batches.are_on(reconnector.open_connection):
                     # What came before is answered first, and may be a reason to go no further.
                     await batches.wait()
-                link = await connection.get_link()
-                if link.is_full and not await link.wait_for_room():
+                connection = await reconnector.get_connection()
+                if connection.is_full and not await connection.wait_for_room():
                     continue
                 try:
-                    operation = link.protocol.publish_many(iterator, one_frame=True)
+                    operation = connection.protocol.publish_many(iterator, one_frame=True)
                 finally:
-                    link.let_in()
+                    connection.let_in()
                 if operation is None:
                     break
-                batches.append(link, link.expect(link.begun(operation), is_own=True))
+                batches.append(
+                    connection, connection.expect(connection.note_and_flush(operation), is_own=True)
+                )
                 # The writer sends this batch while the next one is made.
                 await checkpoint()
         except anyio.get_cancelled_exc_class():
@@ -317,16 +319,16 @@ class Client:
         :raises MessageTooLarge: if the hub would not take it
         :raises ConnectionLost: if there is no connection, and none to wait for
         """
-        connection = self._get_connection()
-        link = connection.open_link
-        if link is None:
-            if connection.over is not None:
-                raise connection.over()
-            connection.check_may_wait()
+        reconnector = self._get_reconnector()
+        connection = reconnector.open_connection
+        if connection is None:
+            if reconnector.over is not None:
+                raise reconnector.over()
+            reconnector.check_may_wait()
             raise WouldBlock("the client is not connected at the moment")
-        if link.is_full:
+        if connection.is_full:
             raise WouldBlock("the hub is not reading as fast as this client publishes")
-        link.publish_unawaited(channel, data)
+        connection.publish_unawaited(channel, data)
 
     async def flush(self) -> None:
         """Wait until all operations so far are answered, or lost.
@@ -336,18 +338,18 @@ class Client:
         :raises ConnectionLost: if the connection is lost meanwhile, or there is none and none to
             wait for
         """
-        connection = self._get_connection()
+        reconnector = self._get_reconnector()
         error: HypsError | None = None
-        if connection.link is None:
+        if reconnector.connection is None:
             await checkpoint()
         else:
             try:
-                await connection.link.wait_for_all()
+                await reconnector.connection.wait_for_all()
             except HypsError as caught:
                 error = caught
-        error = connection.unheard.take() or error
-        if error is None and connection.over is not None:
-            error = connection.over()
+        error = reconnector.unheard.take() or error
+        if error is None and reconnector.over is not None:
+            error = reconnector.over()
         if error is not None:
             raise error
 
@@ -409,7 +411,7 @@ class Client:
         :raises ValueError: if there is no such policy, or a bound is not positive
         """
         return Subscription(
-            self._get_connection,
+            self._get_reconnector,
             channels,
             gaps=gaps,
             overflow=overflow,

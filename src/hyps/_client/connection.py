@@ -1,6 +1,6 @@
-"""One connection to a hub, which is not made again: operations, their answers, room for more.
+"""One connection to a hub: its operations, their answers, and the backlog's bound.
 
-What outlives it, above all the subscriptions, is in :mod:`hyps._client.reconnector`.
+Subscriptions and all else that outlives a connection are in :mod:`hyps._client.reconnector`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 class Answer:
-    """The answer to an operation, which comes after those to all operations before it.
+    """The answer to an operation. Answers arrive in the order of the operations.
 
-    :param operation: its id
-    :param waiter: what its task waits for
-    :param is_own: the one who waits began the operation, and is told if it is refused
+    :param operation: the operation's id
+    :param waiter: what the task waits for
+    :param is_own: whether the waiting call began the operation: then a refusal is its error
     """
 
     __slots__ = ("error", "is_here", "is_own", "operation", "waiter")
@@ -50,7 +50,7 @@ class Answer:
         wake(self.waiter)
 
     async def wait(self) -> None:
-        """Wait for it; its error is raised."""
+        """Wait for the answer, and raise its error."""
         if self.is_here:
             await checkpoint()
         await self.waiter
@@ -62,7 +62,7 @@ _by_operation: Final = attrgetter("operation")
 
 
 class Unheard:
-    """The first error of an operation that nobody awaits. It outlives the link it happened on."""
+    """The first error of an operation that nobody awaits. It outlives its connection."""
 
     __slots__ = ("_error",)
 
@@ -79,24 +79,24 @@ class Unheard:
 
 
 class _Reminder:
-    """Something that is to be called once, later."""
+    """A call at a later time."""
 
     def __init__(self, call: Callable[[], None]) -> None:
         self._call = call
         self.is_over = False
 
     async def tick(self) -> None:
-        """Call it; called by the engine."""
+        """Make the call; the engine calls this."""
         self.is_over = True
         self._call()
 
 
-class Link:
+class Connection:
     """One connection to a hub.
 
     :param transport: to the hub; closed at the end
-    :param make_protocol: makes the protocol object, given what it is to call when it has output
-    :param unheard: takes the errors of operations that nobody awaits
+    :param make_protocol: makes the protocol object; its argument is the object's ``on_output``
+    :param unheard: receives the errors of operations that nobody awaits
     """
 
     def __init__(
@@ -110,17 +110,17 @@ class Link:
         self._pump = Pump(transport, self._engine, make_protocol)
         self._new_waiter = waiter_type()
         self.protocol: ClientProtocol = self._pump.protocol
-        # Why nothing new can be begun; None while it can.
+        # Why nothing new can begin; None while it can.
         self._over: ErrorFactory | None = None
         self._unheard = unheard
-        # Those who wait, in the order of the operations.
+        # The answers that tasks wait for, in the order of the operations.
         self._answers: deque[Answer] = deque()
         self._last_operation = 0
-        # The last operation whose loss or refusal nobody else would be told.
+        # The last operation that nobody awaits, so that flush() has to tell of its loss.
         self._unawaited = 0
-        # The last operation that was answered; all before it were too.
+        # The last operation with an answer; all before it have one too.
         self._answered = 0
-        self._room: deque[Waiter] = deque()
+        self._room_waiters: deque[Waiter] = deque()
         self._reminder: _Reminder | None = None
 
     # Lifetime
@@ -133,7 +133,7 @@ class Link:
         """Run the connection until it is closed.
 
         :param on_event: takes each event
-        :param on_violation: told once if the hub broke the rules
+        :param on_violation: called once if the hub broke the rules
         :return: what broke the stream, if it did not just end
         """
 
@@ -153,19 +153,19 @@ class Link:
         self._pump.close()
 
     def cut(self) -> None:
-        """Let the peer see the end, when there is no event loop any more to close the stream."""
+        """Shut the socket down, when no event loop is left that could close the stream."""
         self._transport.cut()
 
-    def end(self, error: ErrorFactory) -> None:
+    def stop_new(self, error: ErrorFactory) -> None:
         """Begin nothing new. The first reason stays."""
         if self._over is None:
             self._over = error
-        while self._room:
-            wake(self._room.popleft())
+        while self._room_waiters:
+            wake(self._room_waiters.popleft())
 
-    def drop(self, error: ErrorFactory) -> None:
+    def fail_waiters(self, error: ErrorFactory) -> None:
         """Tell everybody who waits that no answer will come."""
-        self.end(error)
+        self.stop_new(error)
         if self._unawaited > self._answered:
             self._unheard.note(self._over)
         self._answered = self._last_operation
@@ -173,7 +173,7 @@ class Link:
             self._answers.popleft().come(self._over)
 
     def remind(self, call: Callable[[], None], seconds: float) -> None:
-        """Call something later, once however often this is asked, unless the link has ended."""
+        """Call something later, once however often this is called, unless the connection ends."""
         if self._reminder is None or self._reminder.is_over:
             self._reminder = _Reminder(call)
             self._engine.watch(self._reminder, self._engine.clock.now() + seconds)
@@ -190,7 +190,7 @@ class Link:
         self._on_answered(event.operation)
         self._answered = event.operation
         error = event.refusals[0].error
-        # Refused channels are told to those who wait for them, by the connection.
+        # The Reconnector tells the calls that wait for refused channels.
         is_heard = event.refusals[0].channel is not None
         answers = self._answers
         while answers and answers[0].operation == event.operation:
@@ -200,11 +200,13 @@ class Link:
         if not is_heard:
             self._unheard.note(error)
 
-    def begun(self, operation: int | None) -> int:
-        """Note an operation that was begun, and that is None only where there was nothing to do.
+    def note_and_flush(self, operation: int | None) -> int:
+        """Note an operation that has begun, and send it at once if no other one is unanswered.
 
-        It is sent at once if all before it were answered: nothing comes along that it could wait
-        for, as long as the answer to it does.
+        A lone operation gains nothing by waiting for others: its caller waits for the answer.
+
+        :param operation: its id; None if there was nothing to do
+        :return: the id of the last operation
         """
         if operation is not None:
             is_alone = self._last_operation == self._answered
@@ -214,7 +216,7 @@ class Link:
         return self._last_operation
 
     def expect(self, operation: int, *, is_own: bool) -> Answer:
-        """Give the answer to an operation, to be waited for."""
+        """Return the answer to an operation, to wait for it."""
         answer = Answer(operation, self._new_waiter(), is_own=is_own)
         if operation <= self._answered:
             answer.come(None)
@@ -225,7 +227,7 @@ class Link:
         return answer
 
     async def answered(self, operation: int) -> None:
-        """Wait for the answer to an operation of the caller's; its error is raised."""
+        """Wait for the answer to an operation that the caller began, and raise its error."""
         answer = self.expect(operation, is_own=True)
         try:
             await answer.waiter
@@ -236,7 +238,7 @@ class Link:
             raise answer.error()
 
     async def wait_for(self, answers: Iterable[Answer]) -> None:
-        """Wait for answers, and raise the first error among them when all are here."""
+        """Wait for all of these answers, and raise the first error among them."""
         error: HypsError | None = None
         try:
             for answer in answers:
@@ -251,14 +253,14 @@ class Link:
             raise error
 
     async def wait_for_all(self) -> None:
-        """Wait until all operations so far are answered.
+        """Wait until all operations so far have an answer.
 
-        :raises ConnectionLost: if the link is lost meanwhile
+        :raises ConnectionLost: if the connection is lost meanwhile
         """
         await self.expect(self._last_operation, is_own=False).wait()
 
     def abandon(self, answers: Iterable[Answer]) -> None:
-        """Leave answers to ``flush()``: whoever waited for them has been cancelled."""
+        """Leave answers to ``flush()``, because the task that waited for them was cancelled."""
         for answer in answers:
             answer.is_own = False
             if answer.is_here:
@@ -268,66 +270,66 @@ class Link:
 
     def publish_unawaited(self, channel: str, data: Data) -> None:
         """Publish, and leave the answer to ``flush()``."""
-        self._unawaited = self.begun(self.protocol.publish(channel, data))
+        self._unawaited = self.note_and_flush(self.protocol.publish(channel, data))
 
-    # Room
+    # The bound of the backlog
 
     @property
     def is_full(self) -> bool:
-        """Whether who wants to publish must wait for room."""
+        """Whether publishing must wait until the backlog has room."""
         protocol = self.protocol
-        return True if self._room else protocol.backlog >= protocol.limits.max_backlog
+        return True if self._room_waiters else protocol.backlog >= protocol.limits.max_backlog
 
     async def wait_for_room(self) -> bool:
-        """Wait for one's turn to publish; call :meth:`let_in` when it is over.
+        """Wait for a turn to publish; the caller calls :meth:`let_in` after it.
 
-        :return: False if there will be no room, as the link ends
+        :return: False if there will be no room, because the connection ends
         """
         waiter = self._new_waiter()
-        self._room.append(waiter)
+        self._room_waiters.append(waiter)
         try:
             await waiter
         except BaseException:
-            if waiter in self._room:
-                self._room.remove(waiter)
+            if waiter in self._room_waiters:
+                self._room_waiters.remove(waiter)
             else:
                 self.let_in()
             raise
         return self._over is None
 
     def let_in(self) -> None:
-        """Let the first of those who wait for room go on, if there is room."""
-        if self._room and self.protocol.backlog < self.protocol.limits.max_backlog:
-            wake(self._room.popleft())
+        """Let the first task that waits for room go on, if there is room."""
+        if self._room_waiters and self.protocol.backlog < self.protocol.limits.max_backlog:
+            wake(self._room_waiters.popleft())
 
 
 class Batches:
-    """The answers that a ``publish_many()`` still waits for; it may have begun on another link."""
+    """The answers that one ``publish_many()`` waits for, all on one connection."""
 
     def __init__(self) -> None:
-        self._link: Link | None = None
+        self._connection: Connection | None = None
         self._answers: deque[Answer] = deque()
 
     @property
     def failed(self) -> bool:
-        """Whether one is an error. The next one that is due: those behind it come after it."""
+        """Whether the first of them is an error. Answers come in order, so no other one can be."""
         return bool(self._answers) and self._answers[0].error is not None
 
-    def are_on(self, link: Link | None) -> bool:
-        """Whether they are all on this link, or there are none."""
-        return self._link is link or not self._answers
+    def are_on(self, connection: Connection | None) -> bool:
+        """Whether they belong to this connection, or there are none."""
+        return self._connection is connection or not self._answers
 
-    def append(self, link: Link, answer: Answer) -> None:
+    def append(self, connection: Connection, answer: Answer) -> None:
         answers = self._answers
         answers.append(answer)
         while answers and answers[0].is_here and not answers[0].error:
             answers.popleft()
-        self._link = link
+        self._connection = connection
 
     def abandon(self) -> None:
-        if self._link is not None:
-            self._link.abandon(self._answers)
+        if self._connection is not None:
+            self._connection.abandon(self._answers)
 
     async def wait(self) -> None:
-        if self._link is not None:
-            await self._link.wait_for(self._answers)
+        if self._connection is not None:
+            await self._connection.wait_for(self._answers)

@@ -1,7 +1,7 @@
-"""A subscription as its connection knows it.
+"""The inbox of a subscription: what the Reconnector knows of it.
 
-The connection holds this and not the :class:`Subscription`, which belongs to the user: so one that
-nobody refers to any more can be noticed.
+The Reconnector refers to the inbox and not to the :class:`.Subscription`, which belongs to the
+user. So the garbage collector can tell when the user has dropped a subscription without leaving it.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 
 class Inbox:
-    """Where the messages of a subscription arrive, and what is known of it. Nothing here waits.
+    """Where the messages of a subscription arrive. Nothing here waits.
 
-    :param buffer: takes the messages
+    :param buffer: holds the messages
     """
 
     # There can be a great many.
     __slots__ = (
         "_episode",
         "buffer",
+        "channels",
         "error",
-        "held",
         "losses",
         "missed",
         "missed_unknown",
@@ -40,18 +40,18 @@ class Inbox:
 
     def __init__(self, buffer: Buffer) -> None:
         self.buffer = buffer
-        #: Takes what is missed here, for the log; None until the subscription is entered.
+        #: The client's log of losses; None until the subscription is entered.
         self.losses: LossLog | None = None
-        #: The channels, for the connection to change. A tuple as long as there was no change: most
-        #: subscriptions keep what they began with, and it takes a fifth of the memory.
-        self.held: tuple[str, ...] | dict[str, None] = ()
-        #: What the task waits for that reads.
+        #: The subscription's channels. :mod:`.routes` changes them. A tuple until the first change,
+        #: because most subscriptions never change them and a tuple takes a fifth of the memory.
+        self.channels: tuple[str, ...] | dict[str, None] = ()
+        #: What the reading task waits for.
         self.reader: Waiter | None = None
         self.missed = 0
         self.missed_unknown = False
-        # As long as there are messages that the buffer had no room for.
+        # While messages find the buffer full.
         self._episode: Episode | None = None
-        #: Makes what is raised when nothing is left to read; None as long as more may come.
+        #: Makes the error to raise when nothing is left to read; None while messages may come.
         self.error: ErrorFactory | None = None
 
     @property
@@ -61,24 +61,24 @@ class Inbox:
 
     @property
     def has_failed(self) -> bool:
-        """Whether it has ended by an error: the iteration raises then, and does not just stop."""
+        """Whether an error has ended it, so that iterating raises instead of stopping."""
         return self.error is not None and self.error is not _closed
 
     def check_open(self) -> None:
-        """Raise why the subscription has ended, if it has."""
+        """Raise the reason if the subscription has ended."""
         if self.error is not None:
             raise self.reason()
 
     def reason(self) -> HypsError:
-        """Make what is raised when nothing is left to read."""
+        """Make the error to raise when nothing is left to read."""
         return (self.error or _closed)()
 
     def deliver(self, batch: Run | Batch) -> bool:
-        """Take messages as far as there is room.
+        """Buffer messages, as far as there is room.
 
-        :return: whether the subscription is to be ended, as its buffer was full
+        :return: whether the policy ends the subscription, because its buffer was full
         """
-        # Per batch and subscription.
+        # This runs once per batch and subscription.
         missed = self.buffer.put(batch)
         if missed:
             self._on_missed(missed)
@@ -91,12 +91,12 @@ class Inbox:
     def _on_missed(self, missed: int) -> None:
         self.missed += missed
         if self._episode is None and self.losses is not None and self.buffer.logs_losses:
-            self._episode = Episode(self.losses, self.held)
+            self._episode = Episode(self.losses, self.channels)
         if self._episode is not None:
             self._episode.add(missed)
 
     def miss(self, gap: Gap) -> None:
-        """Note that messages were missed before they came here."""
+        """Note that messages were lost before they arrived here."""
         self.buffer.put_gap(gap.channel, gap.missed, gap.reason)
         if gap.missed is None:
             self.missed_unknown = True
@@ -106,7 +106,7 @@ class Inbox:
             wake(self.reader)
 
     def end(self, error: ErrorFactory | None) -> None:
-        """End the iteration when the buffer is empty, with an error or without."""
+        """End the iteration once the buffer is empty, with an error or without."""
         if self.error is not None:
             return
         self.error = error or _closed

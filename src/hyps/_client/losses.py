@@ -1,7 +1,7 @@
-"""Tells the log of messages that were missed: sums of all that happened in a while, never each.
+"""The log of losses: it tells sums over a while, and never each loss by itself.
 
-What there is no room for in the log, which is bounded in rate, is told with the next line. So the
-numbers in the log always add up, at the latest when the client has ended.
+The rate of lines is bounded. A loss that finds no room in the log is part of the next line, so the
+numbers in the log add up, at the latest when the client has ended.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from .._logs import Log
     from ..protocol import Gap, GapReason
 
-#: Seconds in which a buffer has had room, after which the next loss is another matter. Shorter
-#: than that are the pauses of a reader that is steadily behind.
+#: An episode of losses ends after as many seconds without one. A reader that is steadily behind
+#: makes shorter pauses than that.
 _QUIET: Final = 1.0
 
-#: Messages that one reader missed in one go after which the log is told before it is over; then
-#: ten times as many.
+#: The log tells of an episode that goes on after as many messages, and then after ten times as
+#: many.
 _TELL_AT: Final = 100
 
-#: Names of channels in a line.
+#: A line names at most as many channels.
 _MAX_NAMES: Final = 3
 
-#: What is said of gaps that came over the wire. Only over HTTP/2, which tells a client nothing of a
-#: hub's bounds, one is the client's own.
+#: The lines for gaps that arrive over the wire. "client" happens only over HTTP/2, whose hubs do
+#: not tell their limits, so that the client applies its own.
 _GAPS: Final[dict[GapReason, str]] = {
     "client": "what %s sent was too large for this client's own Limits.max_message: it left out %s",
     "hub": "this process read too slowly: %s dropped %s",
@@ -36,12 +36,12 @@ _GAPS: Final[dict[GapReason, str]] = {
 }
 _FULL: Final = "%s full: messages missed: %d (channels: %s)"
 
-#: For what there was no room for until the end: lines of another kind.
+#: The beginning of lines at the end, which have a rate of their own.
 _AT_THE_END: Final = "until the end of the connection, "
 
 
 class _Gaps:
-    """Gaps that no line tells of yet."""
+    """Gaps that the log has not told yet."""
 
     __slots__ = ("_known", "_missed", "_unknown")
 
@@ -66,7 +66,7 @@ class _Gaps:
 
 
 class _Overflows:
-    """Overflows of subscriptions' buffers that no line tells of yet."""
+    """Overflows of subscriptions' buffers that the log has not told yet."""
 
     __slots__ = ("_count", "_missed", "_names")
 
@@ -91,11 +91,11 @@ class _Overflows:
 
 
 class LossLog:
-    """Losses of a client that no line of the log tells of yet, as sums.
+    """Sums of losses that the log has not told yet.
 
-    :param log: takes the lines
-    :param remind: is called when :meth:`write` is to be called in a while
-    :param now: seconds on a clock that does not go backwards
+    :param log: receives the lines
+    :param remind: called to ask for a call of :meth:`write` in a while
+    :param now: returns seconds on a clock that does not go backwards
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class LossLog:
         self._log = log
         self._remind = remind
         self.now = now
-        # By the line that will tell of them.
+        # By the text of the line.
         self._sums: dict[str, _Gaps | _Overflows] = {}
 
     def note(self, gap: Gap) -> None:
@@ -117,10 +117,10 @@ class LossLog:
         gaps.add(gap.missed)
 
     def note_overflow(self, missed: int, names: Iterable[str], before: object) -> object:
-        """Note messages that a subscription's buffer had no room for.
+        """Note messages that found a subscription's buffer full.
 
-        :param names: of channels of the subscription
-        :param before: what this returned the last time, for the same overflow
+        :param names: names of channels of the subscription
+        :param before: the result of the previous call for the same episode
         """
         overflows = self._sums.get(_FULL)
         if not isinstance(overflows, _Overflows):
@@ -130,7 +130,7 @@ class LossLog:
         return overflows
 
     def write(self, hub: str, *, is_end: bool = False) -> None:
-        """Write what there is room for in the log; at the end all."""
+        """Write the lines that find room in the log; at the end, all of them."""
         for text, losses in list(self._sums.items()):
             has_room = self._log.has_room(text)
             if has_room or is_end:
@@ -141,13 +141,13 @@ class LossLog:
 
 
 class Episode:
-    """What one subscription misses, from the first message that found its buffer full.
+    """The losses of one subscription from the first message that finds its buffer full.
 
-    It ends when the buffer has had room for a while. A reader that is steadily behind makes room
-    again and again, and each time for a moment.
+    An episode ends when the buffer has had room for a while, and not at the first free slot: a
+    reader that is steadily behind makes room again and again, each time for a moment.
 
-    :param losses: is told
-    :param channels: of the subscription
+    :param losses: the client's
+    :param channels: the subscription's
     """
 
     __slots__ = ("_last", "_losses", "_names", "_tell_at", "_told", "_total", "_untold")
@@ -161,12 +161,12 @@ class Episode:
         self._told: object = None
 
     def add(self, missed: int) -> None:
-        """Note messages that there was no room for."""
+        """Note messages that found no room."""
         self._last = self._losses.now()
         self._total += missed
         self._untold += missed
         if self._total >= self._tell_at:
-            # Nobody may be reading any more.
+            # Do not wait for the end: the reader may be gone.
             self._tell_at = 10 * self._total
             self.tell()
 
@@ -175,7 +175,7 @@ class Episode:
         return self._losses.now() - self._last >= _QUIET
 
     def tell(self) -> None:
-        """Tell the log of what it was not told yet."""
+        """Report what was not reported yet."""
         if self._untold:
             self._told = self._losses.note_overflow(self._untold, self._names, self._told)
             self._untold = 0

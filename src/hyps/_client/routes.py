@@ -192,10 +192,10 @@ class Routes:
                 if operation is not None:
                     left = self._left.setdefault(operation, {})
                     left.setdefault(name, []).append(call)
-        held = subscription.held
+        held = subscription.channels
         if held:
             if isinstance(held, tuple):
-                held = subscription.held = dict.fromkeys(held)
+                held = subscription.channels = dict.fromkeys(held)
             del held[name]
 
     def forget(self, subscription: Inbox) -> list[str]:
@@ -204,7 +204,7 @@ class Routes:
         :return: see :meth:`leave`
         """
         self._subscriptions.pop(subscription, None)
-        held, subscription.held = subscription.held, ()
+        held, subscription.channels = subscription.channels, ()
         return self.leave(subscription, held)
 
     def end(self, error: ErrorFactory | None) -> None:
@@ -213,7 +213,7 @@ class Routes:
         self._routes.clear()
         self._forget_operations()
         for subscription in subscriptions:
-            subscription.held = ()
+            subscription.channels = ()
             subscription.end(error)
 
     # What the hub says
@@ -365,13 +365,13 @@ def _with(before: dict[str, _Value], names: Iterable[str], value: _Value) -> dic
 
 def _hold(subscription: Inbox, names: list[str]) -> None:
     """Note channels of a subscription, none of which it held before."""
-    held = subscription.held
+    held = subscription.channels
     if held:
         if isinstance(held, tuple):
-            held = subscription.held = dict.fromkeys(held)
+            held = subscription.channels = dict.fromkeys(held)
         held.update(dict.fromkeys(names))
     else:
-        subscription.held = tuple(names)
+        subscription.channels = tuple(names)
 
 
 def _overflow() -> SubscriptionOverflow:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from .buffer import Overflow
-    from .reconnector import Connection
+    from .reconnector import Reconnector
 
 if sys.version_info >= (3, 13):
     from typing import TypeVar
@@ -67,8 +67,8 @@ class Subscription(Generic[Item]):
     __slots__ = (
         "__weakref__",
         "_buffer",
-        "_connection",
         "_inbox",
+        "_reconnector",
         "_request",
         "_runs_taken",
         "_yields_gaps",
@@ -76,7 +76,7 @@ class Subscription(Generic[Item]):
 
     def __init__(
         self,
-        get_connection: Callable[[], Connection],
+        get_reconnector: Callable[[], Reconnector],
         channels: tuple[str, ...],
         *,
         gaps: bool,
@@ -88,9 +88,9 @@ class Subscription(Generic[Item]):
         self._inbox = Inbox(self._buffer)
         self._yields_gaps = gaps
         # Until it is entered: what gives the connection, and the channels.
-        self._request: tuple[Callable[[], Connection], tuple[str, ...]] | None
-        self._request = (get_connection, channels)
-        self._connection: Connection | None = None
+        self._request: tuple[Callable[[], Reconnector], tuple[str, ...]] | None
+        self._request = (get_reconnector, channels)
+        self._reconnector: Reconnector | None = None
         self._runs_taken = 0
 
     # Lifetime
@@ -98,15 +98,15 @@ class Subscription(Generic[Item]):
     async def __aenter__(self) -> Self:
         if self._request is None:
             raise RuntimeError("this subscription has been entered before")
-        get_connection, channels = self._request
+        get_reconnector, channels = self._request
         inbox = self._inbox
-        connection = self._connection = get_connection()
-        inbox.losses = connection.losses
+        reconnector = self._reconnector = get_reconnector()
+        inbox.losses = reconnector.losses
         self._request = None
         try:
-            await connection.join(inbox, channels)
+            await reconnector.join(inbox, channels)
         except BaseException:
-            connection.leave_for_good(inbox)
+            reconnector.leave_for_good(inbox)
             raise
         return self
 
@@ -117,21 +117,21 @@ class Subscription(Generic[Item]):
         traceback: TracebackType | None,
     ) -> None:
         # Without waiting, so that it works in a cancelled task and in a generator's finaliser.
-        connection = self._once_entered()
+        reconnector = self._once_entered()
         if exc_type is not GeneratorExit:
             # Otherwise nobody awaits this any more, and it may be closed anywhere.
-            connection.check_may_close()
-        connection.leave_for_good(self._inbox)
+            reconnector.check_may_close()
+        reconnector.leave_for_good(self._inbox)
 
     def __del__(self) -> None:
         # The connection knows the inbox alone, so this runs when nobody can read or leave it.
-        connection: Connection | None = getattr(self, "_connection", None)
-        if connection is None or self._inbox.is_ended:
+        reconnector: Reconnector | None = getattr(self, "_reconnector", None)
+        if reconnector is None or self._inbox.is_ended:
             return
         # In a child that was forked it is the parent's.
-        if not connection.is_inherited:
-            channels = ", ".join(sorted(self._inbox.held)[:3])
-            connection.leave_soon(self._inbox)
+        if not reconnector.is_inherited:
+            channels = ", ".join(sorted(self._inbox.channels)[:3])
+            reconnector.leave_soon(self._inbox)
             warnings.warn(
                 f"a subscription was never left (channels: {channels}): "
                 "async with client.subscribe(...)",
@@ -142,7 +142,9 @@ class Subscription(Generic[Item]):
     def __repr__(self) -> str:
         inbox = self._inbox
         unknown = " and an unknown number" if inbox.missed_unknown else ""
-        return f"<hyps.Subscription, channels: {len(inbox.held)}, missed: {inbox.missed}{unknown}>"
+        return (
+            f"<hyps.Subscription, channels: {len(inbox.channels)}, missed: {inbox.missed}{unknown}>"
+        )
 
     def __await__(self) -> Generator[Any, Any, NoReturn]:
         raise TypeError("a subscription is entered: async with client.subscribe(...) as name:")
@@ -152,7 +154,7 @@ class Subscription(Generic[Item]):
     @property
     def channels(self) -> frozenset[str]:
         """The channels that it holds now."""
-        return frozenset(self._inbox.held)
+        return frozenset(self._inbox.channels)
 
     async def subscribe(self, *channels: str) -> None:
         """Add channels; returns when the hub has ACKed. Those that it holds are left alone.
@@ -176,16 +178,16 @@ class Subscription(Generic[Item]):
         """
         await self._entered().leave_and_wait(self._inbox, channels)
 
-    def _once_entered(self) -> Connection:
-        if self._connection is None:
+    def _once_entered(self) -> Reconnector:
+        if self._reconnector is None:
             raise RuntimeError("enter the subscription first: async with ... as name:")
-        return self._connection
+        return self._reconnector
 
-    def _entered(self) -> Connection:
-        connection = self._once_entered()
-        connection.check_here()
+    def _entered(self) -> Reconnector:
+        reconnector = self._once_entered()
+        reconnector.check_here()
         self._inbox.check_open()
-        return connection
+        return reconnector
 
     # Losses
 
@@ -354,13 +356,13 @@ class Subscription(Generic[Item]):
 
     async def _wait(self) -> bool:
         """Wait for something to take; False if there will be nothing more."""
-        connection = self._once_entered()
-        connection.check_here()
+        reconnector = self._once_entered()
+        reconnector.check_here()
         inbox = self._inbox
         if inbox.is_ended:
             await checkpoint()
             return False
-        inbox.reader = connection.new_waiter()
+        inbox.reader = reconnector.new_waiter()
         try:
             await inbox.reader
         finally:
