@@ -1,10 +1,10 @@
-"""The three things that AnyIO does not have. Nothing else asks which event loop runs.
+"""Three things that AnyIO lacks. No other module asks which event loop runs.
 
-A task outside of every task group, because a client may be connected by one task, used by others
-and shut down by a third. A waiter for one task, because with ``anyio.Event``
-waiting takes one and a half times to twice as long, and there is one for each awaited operation.
-And the identity of the event loop that a client belongs to, cheap enough to be checked by each
-operation.
+- Tasks outside of every task group: one task may connect a client, others use it, and a third shut
+  it down.
+- A waiter for one task: waiting for an ``anyio.Event`` takes 1.5 times to twice as long, and each
+  awaited operation has one.
+- The identity of the event loop that a client belongs to, so cheap that each operation checks it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _tasks: set[asyncio.Task[None]] = set()
 
 
 def _on_asyncio() -> bool:
-    # Only trio has its loop's module imported when it runs; so most programs skip the question.
+    # Trio cannot run without being imported, and most programs never import it.
     if "trio" not in sys.modules:
         return True
     return isinstance(current_token().native_token, asyncio.AbstractEventLoop)
@@ -38,16 +38,16 @@ def _on_asyncio() -> bool:
 def spawn(function: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
     """Start a task that nobody waits for. It must not raise.
 
-    It has no context variables: they are the caller's, and the task outlives the caller.
+    The task has an empty context: it outlives the caller, whose context variables must not.
 
     :param function: called without arguments
-    :param name: shown by debuggers
+    :param name: name of the task, for debuggers
     """
     if _on_asyncio():
         loop = asyncio.get_running_loop()
-        # Not with the argument for it, which task factories of before Python 3.11 do not take.
+        # Older task factories do not take create_task()'s argument ``context``.
         task = Context().run(lambda: loop.create_task(function(), name=name))
-        # The event loop keeps weak references only.
+        # The event loop keeps only weak references to its tasks.
         _tasks.add(task)
         task.add_done_callback(_tasks.discard, context=Context())
     else:
@@ -57,7 +57,7 @@ def spawn(function: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
 
 
 class _TrioWaiter:
-    """What an asyncio future does, as far as it is used here."""
+    """For trio, the part of asyncio.Future that is used here."""
 
     __slots__ = ("_is_done", "_task")
 
@@ -79,7 +79,7 @@ class _TrioWaiter:
 
         if not self._is_done:
             self._task = trio.lowlevel.current_task()
-            # It is awaited, as far as a plain method can.
+            # A method that is no coroutine cannot use await.
             sleep = trio.lowlevel.wait_task_rescheduled(self._abort)  # noqa: ASYNC105
             yield from sleep.__await__()
 
@@ -94,26 +94,26 @@ Waiter = asyncio.Future[None] | _TrioWaiter
 
 
 def waiter_type() -> Callable[[], Waiter]:
-    """Give what makes, for this event loop, what one task waits for.
+    """Return the type of waiters for this event loop.
 
-    Each may be awaited once, before or after :func:`wake`; after it, that does not let other tasks
-    run.
+    A waiter may be awaited once, before or after :func:`wake`. Afterwards, awaiting it does not let
+    other tasks run.
     """
     return asyncio.get_running_loop().create_future if _on_asyncio() else _TrioWaiter
 
 
 def wake(waiter: Waiter) -> None:
-    """End a wait. Harmless if it has ended, or if its event loop has."""
+    """End a wait. Harmless if it, or its event loop, has ended."""
     if not waiter.done():
         try:
             waiter.set_result(None)
         except RuntimeError:
-            # asyncio's, of an event loop that was closed.
+            # asyncio raises this if the event loop is closed.
             pass
 
 
 class _Process:
-    """This process, as long as it is not a child that was forked from it."""
+    """Identifies a process: a forked child has another one."""
 
 
 _process = _Process()
@@ -129,7 +129,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Home:
-    """Where something lives that is for one event loop: there, in the process that began it."""
+    """The event loop, thread and process that something belongs to."""
 
     __slots__ = ("_process", "_thread")
 
@@ -138,11 +138,11 @@ class Home:
         self._thread = get_ident()
 
     def is_here(self) -> bool:
-        """Tell whether the caller runs there."""
+        """Tell whether the caller runs in it."""
         raise NotImplementedError
 
     def call(self, function: Callable[[], object]) -> None:
-        """Call a function there, from any thread; nothing happens if the event loop is gone."""
+        """Call a function in it, from any thread; do nothing if the event loop is gone."""
         raise NotImplementedError
 
     def _has_ended(self) -> bool:
@@ -150,16 +150,16 @@ class Home:
 
     @property
     def is_inherited(self) -> bool:
-        """Whether it is the parent's, and this process a child that was forked from it."""
+        """Whether this process is a forked child of the one that it belongs to."""
         return self._process is not _process
 
     @property
     def is_gone(self) -> bool:
-        """Whether nothing will ever run there, as far as this process is concerned."""
+        """Whether nothing will ever run in it again, as far as this process is concerned."""
         return self.is_inherited or (not self.is_here() and self._has_ended())
 
     def advice(self) -> str:
-        """Say why the caller is in the wrong place, and what works there."""
+        """Say why the caller is in the wrong place, and what works in the caller's place."""
         if self.is_inherited:
             return (
                 "this client was connected before the process was forked, and the connection is "
@@ -195,7 +195,7 @@ class _AsyncioHome(Home):
         self._loop = asyncio.get_running_loop()
 
     def is_here(self) -> bool:
-        # Per operation. A child may go on with the event loop that it was forked in.
+        # Each operation calls this. A forked child may go on with its parent's event loop.
         return _get_running_loop() is self._loop and self._process is _process
 
     def call(self, function: Callable[[], object]) -> None:
@@ -241,7 +241,7 @@ class _TrioHome(Home):
 
 
 def here() -> Home:
-    """Give the place where the caller runs."""
+    """Return the place where the caller runs."""
     return _AsyncioHome() if _on_asyncio() else _TrioHome()
 
 

@@ -1,4 +1,4 @@
-"""The time by which a connection is judged: the event loop's, unless a stream brings its own."""
+"""The clock of a connection: the event loop's, unless the stream has one of its own."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ if TYPE_CHECKING:
 
 
 class Clock(Protocol):
-    """What :func:`clock_of` gives."""
+    """A monotonic clock."""
 
     def now(self) -> float:
-        """Seconds; they do not go backwards."""
+        """Return the time in seconds, which never goes backwards."""
         ...
 
     async def sleep_until(self, deadline: float) -> None:
-        """Wait until it is so late."""
+        """Sleep until ``now() >= deadline``."""
         ...
 
 
 class ClockAttribute(TypedAttributeSet):
-    """What streams with a time of their own say of themselves."""
+    """The attribute by which a stream offers a clock."""
 
     clock: Clock = typed_attribute()
 
 
 class LoopClock:
-    """The event loop's own."""
+    """The event loop's clock."""
 
     def now(self) -> float:
         return anyio.current_time()
@@ -40,9 +40,9 @@ class LoopClock:
 
 
 def clock_of(stream: ByteStream) -> Clock:
-    """Give the clock of a stream's connection."""
+    """Return the clock of a stream."""
     try:
         return stream.extra(ClockAttribute.clock, None) or LoopClock()
     except Exception:
-        # Of a connection that was reset already uvloop has no socket, which AnyIO does not expect.
+        # uvloop drops the socket of a connection that was reset, which AnyIO does not expect.
         return LoopClock()

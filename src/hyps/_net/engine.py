@@ -1,7 +1,7 @@
-"""What connections share: the end of the event loop's pass, the time, and tasks for the rest.
+"""The engine: it flushes connections at the end of each pass of the event loop, and tells the time.
 
-A connection that has nothing to do is one task, which waits to receive. Whatever else it needs is
-done for it by the two tasks here.
+An idle connection is a single task, which waits to receive. The engine's two tasks serve all
+connections: one flushes, and one keeps the alarms.
 """
 
 from __future__ import annotations
@@ -23,51 +23,51 @@ from .clock import Clock, LoopClock
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-#: Alarms that were dropped and may stay until they are due, besides as many as there are others.
-_FEW: Final = 64
+#: Rebuild the heap once cancelled alarms outnumber live ones by this many.
+_SPARE_ALARMS: Final = 64
 
-#: Orders alarms of the same time.
+#: Orders alarms with equal deadlines.
 _numbers: Final = count()
 
 
-#: Bytes that are sent in a pass of the event loop, about, and what each connection costs besides:
-#: some milliseconds of work.
+#: The engine flushes about so many bytes in one pass of the event loop, some milliseconds of work.
+#: Flushing a connection costs as much as sending so many bytes.
 _PASS_SIZE: Final = 2_097_152
 _FLUSH_COST: Final = 8_192
 
-#: Bytes from which on a connection has much to send, and waits until others have sent their little.
+#: A connection with a larger backlog, in bytes, is flushed after those with a smaller one.
 _MUCH: Final = 65_536
 
-#: Alarms that are told the time before others have their turn.
+#: The engine yields to other tasks after as many alarms.
 _TOLD_AT_ONCE: Final = 64
 
 
 class Sender(Protocol):
-    """A connection that has something to send now and then."""
+    """A connection that can have output."""
 
     @property
     def backlog(self) -> int:
-        """Bytes that wait."""
+        """Bytes that wait to be sent."""
 
     def flush(self) -> None:
-        """Send what can be sent at once."""
+        """Send what the socket takes at once."""
 
 
 class Timed(Protocol):
-    """What wants to be told the time."""
+    """Something with a deadline."""
 
     async def tick(self) -> None:
-        """Judge what the time means, and ask for the next alarm."""
+        """Act on the deadline, and set the next alarm."""
 
 
 class Alarm:
-    """When somebody wants to be told the time."""
+    """A deadline, and what to call at it."""
 
     __slots__ = ("_number", "deadline", "timed")
 
     def __init__(self, deadline: float, timed: Timed) -> None:
         self.deadline = deadline
-        #: None when it was dropped.
+        #: None once the alarm is cancelled.
         self.timed: Timed | None = timed
         self._number = next(_numbers)
 
@@ -76,26 +76,26 @@ class Alarm:
 
 
 class Engine(anyio.AsyncContextManagerMixin):
-    """Serves connections while it is entered. Being cancelled does not stop it, leaving it does.
+    """Serves connections while it is entered. Cancellation does not stop it, but leaving it does.
 
-    :param clock: the time by which its connections are judged
+    :param clock: the clock of its connections
     """
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock: Clock = clock or LoopClock()
         #: Starts a task that ends with the engine.
         self.start_soon: Callable[..., object]
-        # Of the task that entered it.
+        # The context variables of the task that entered it.
         self._context: Context
         self._new_waiter = waiter_type()
         self._waiter: Waiter | None = None
-        # Those with output that was not sent yet; and of these who has much, and was passed over.
+        # Connections with output to flush; and those of them with much, which others overtook.
         self._waiting: list[Sender] = []
         self._late: deque[Sender] = deque()
         self._has_flushed = False
         self._alarms: list[Alarm] = []
-        # How many of them were dropped.
-        self._dropped = 0
+        # How many of them are cancelled.
+        self._cancelled = 0
         self._sleep = anyio.CancelScope()
 
     @asynccontextmanager
@@ -110,7 +110,7 @@ class Engine(anyio.AsyncContextManagerMixin):
             except anyio.get_cancelled_exc_class():
                 raise
             except BaseException as caught:
-                # Raised below: within the group it would come out as one.
+                # Raise it outside of the task group, which would wrap it into an exception group.
                 error = caught
             finally:
                 for scope in scopes:
@@ -120,28 +120,31 @@ class Engine(anyio.AsyncContextManagerMixin):
             raise error
 
     def start(self, function: Callable[[], Awaitable[None]]) -> anyio.CancelScope:
-        """Run something until the scope that is returned is cancelled, or it ends."""
+        """Run a function in a task of its own.
+
+        :return: a scope that cancels the task
+        """
         scope = anyio.CancelScope(shield=True)
-        # It outlives the caller, whose context variables are not to live as long.
+        # The task outlives the caller, whose context variables must not live as long.
         self._context.copy().run(self.start_soon, _run_within, scope, function)
         return scope
 
     # The end of a pass
 
     def note_output(self, sender: Sender) -> None:
-        """Note that a connection has something to send. It is flushed before the loop waits."""
+        """Note that a connection has output, to flush it before the event loop waits."""
         self._waiting.append(sender)
         if self._waiter is not None:
             wake(self._waiter)
             self._waiter = None
 
     def flush(self, first: Sender | None = None) -> None:
-        """Flush all that have output, once in a pass of the event loop.
+        """Flush all connections with output, the first time in a pass of the event loop.
 
-        What is alone goes out at once, for the latency. What follows in the same pass goes out
-        together at its end: that is the batching, and it needs no timer.
+        A lone message leaves at once, which keeps the latency low. What follows in the same pass
+        leaves together at its end. That is the batching, and it needs no timer.
 
-        :param first: is flushed before all others if these are many, as it was heard just now
+        :param first: the connection that has just received something; it goes before the others
         """
         if self._waiting and not self._has_flushed:
             self._has_flushed = True
@@ -150,7 +153,7 @@ class Engine(anyio.AsyncContextManagerMixin):
             self._flush()
 
     def _flush(self) -> None:
-        """Flush as many as a pass allows: a message to thousands must not hold all others."""
+        """Flush as many as a pass allows: a message to thousands must not delay everything else."""
         waiting, self._waiting = self._waiting, []
         room = _PASS_SIZE
         for index, sender in enumerate(waiting):
@@ -159,14 +162,14 @@ class Engine(anyio.AsyncContextManagerMixin):
                 break
             size = sender.backlog
             if size >= _MUCH and len(waiting) > 1:
-                # Behind those with little: an answer does not wait for what others are sent.
+                # Last: a short answer should not wait for others' large messages.
                 self._late.append(sender)
             else:
                 room -= size + _FLUSH_COST
                 sender.flush()
         late = self._late
         if late:
-            # One at the least, however many have little.
+            # At least one, however many others there were.
             while True:
                 sender = late.popleft()
                 room -= min(sender.backlog, _PASS_SIZE) + _FLUSH_COST
@@ -187,31 +190,31 @@ class Engine(anyio.AsyncContextManagerMixin):
     # Time
 
     def watch(self, timed: Timed, deadline: float) -> Alarm:
-        """Tell somebody the time when it is so late."""
+        """Set an alarm."""
         alarm = Alarm(deadline, timed)
         heappush(self._alarms, alarm)
         if alarm is self._alarms[0]:
             self._sleep.cancel()
         return alarm
 
-    def drop(self, alarm: Alarm) -> None:
-        """Do not tell the time after all."""
+    def cancel(self, alarm: Alarm) -> None:
+        """Cancel an alarm."""
         alarm.timed = None
-        self._dropped += 1
-        if 2 * self._dropped > len(self._alarms) + _FEW:
-            # Not each by itself, which would take a search.
+        self._cancelled += 1
+        if 2 * self._cancelled > len(self._alarms) + _SPARE_ALARMS:
+            # Removing each by itself would take a search of the heap.
             self._alarms = [each for each in self._alarms if each.timed is not None]
             heapify(self._alarms)
-            self._dropped = 0
+            self._cancelled = 0
 
     async def _tick(self) -> None:
-        """Tell those the time who are to be told now."""
+        """Call what is due."""
         now = self.clock.now()
         due: list[Alarm] = []
         while self._alarms and self._alarms[0].deadline <= now:
             due.append(heappop(self._alarms))
-        self._dropped -= sum([alarm.timed is None for alarm in due])
-        # Each once, as one that is to be told again at once wants others to run in between.
+        self._cancelled -= sum([alarm.timed is None for alarm in due])
+        # Each alarm rings once here. One that is set again for now lets other tasks run first.
         for told, alarm in enumerate(due, 1):
             if alarm.timed is not None:
                 await alarm.timed.tick()

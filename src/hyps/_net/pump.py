@@ -1,4 +1,4 @@
-"""Moves bytes between a byte stream and a protocol object. The only one that sends and receives."""
+"""The pump: it moves bytes between a stream and a protocol object, and nothing else does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .engine import Alarm, Engine
     from .sockets import Transport
 
-#: As much as uvloop reads at once: AnyIO copies what is left over at every smaller one.
+#: uvloop reads as much at once. With a smaller size AnyIO would copy the rest at each read.
 READ_SIZE: Final = 4 * 65_536
 WRITE_SIZE: Final = 4 * 65_536
 
@@ -37,16 +37,16 @@ def _ignore(event: object = None) -> None:
 class Pump(Generic[_Endpoint]):
     """Runs one connection from its first byte until it is closed.
 
-    Output goes out in :meth:`flush`, which never waits and which the engine calls. What the socket
-    does not take, and all of it where there is no socket to be had, is sent by the writer, a task
-    that is started when it is needed first. Either one or the other sends, and no user's task
-    does, so nobody who is cancelled cuts a frame; and what is queued while the writer sends goes
-    out with the next send.
+    The engine calls :meth:`flush`, which sends on the socket without waiting. The writer, a task
+    that starts when it is first needed, sends what the socket does not take, and everything if the
+    stream has no socket. At any time one of the two sends, and no user's task ever does. So
+    cancelling a task never cuts a frame, and what is queued while the writer sends leaves with the
+    next send.
 
-    :param transport: closed at the end
-    :param engine: runs while the pump does
-    :param protocol: makes the protocol object, given what it is to call when it has output
-    :param shield: go on when the task that runs it is cancelled, until :meth:`abort`
+    :param transport: the pump closes it at the end
+    :param engine: it must run while the pump runs
+    :param protocol: makes the protocol object; its argument is the protocol object's ``on_output``
+    :param shield: go on when the task that runs the pump is cancelled, until :meth:`abort`
     """
 
     __slots__ = (
@@ -81,12 +81,12 @@ class Pump(Generic[_Endpoint]):
         self._engine = engine
         self._alarm: Alarm | None = None
         self._scope = anyio.CancelScope(shield=shield)
-        # The writer's, once it was started.
+        # The writer's scope, once it has started.
         self._writer: anyio.CancelScope | None = None
-        # What it waits for when there is nothing to send.
+        # What the writer waits for when there is nothing to send.
         self._parked: Waiter | None = None
         self._rest = b""
-        # Until it runs nothing is sent.
+        # True before run(), so that nothing is sent before it.
         self._is_writing = True
         self._written = waiter_type()()
         self._is_opening = True
@@ -98,8 +98,8 @@ class Pump(Generic[_Endpoint]):
         self.broken: BaseException | None = None
 
     def wake(self) -> None:
-        """Say that the protocol object has output."""
-        # Per delivery at the hub, as is flush().
+        """Note that the protocol object has output."""
+        # The hub calls this and flush() for each delivery.
         self._engine.note_output(self)
 
     @property
@@ -129,9 +129,9 @@ class Pump(Generic[_Endpoint]):
     ) -> None:
         """Move bytes until the connection is closed.
 
-        :param on_event: takes each event, at once
-        :param on_violation: told once when the peer broke the rules, before it is told itself
-        :param on_sent: called when output was taken, so that there is room for more
+        :param on_event: takes each event, without waiting
+        :param on_violation: called once if the peer broke the rules, before the peer learns of it
+        :param on_sent: called when output has left the queue, so that there is room for more
         """
         self._on_event: Callable[[ClientEvent | ServerEvent], None] = on_event
         self._on_violation: Callable[[RemoteProtocolError], None] | None = on_violation
@@ -150,8 +150,8 @@ class Pump(Generic[_Endpoint]):
             self._drop_alarm()
             if self._writer is not None:
                 self._writer.cancel()
-            # What is queued can be much, and must not wait for the collector of cycles. Nor should
-            # the rest: sessions that come and go would pile up.
+            # Break reference cycles by hand. The queue can be large and must not wait for the
+            # garbage collector, and sessions that come and go would pile up.
             self._rest = b""
             self.protocol.discard()
             self._on_event = _ignore
@@ -174,7 +174,7 @@ class Pump(Generic[_Endpoint]):
             protocol.receive_data(b"")
             await self._handle_events()
             self._linger()
-            # The writer may wait for this.
+            # The writer may be waiting for the peer's end of the stream.
             self.wake()
         except _BROKEN as error:
             self._break(error)
@@ -188,7 +188,7 @@ class Pump(Generic[_Endpoint]):
                 if type(event) is Taken:
                     work += event.work
                     if work >= PASS_WORK:
-                        # One session's flood must not keep the others waiting.
+                        # One session's flood must not delay the others.
                         work = 0
                         self._engine.flush()
                         await checkpoint()
@@ -205,14 +205,14 @@ class Pump(Generic[_Endpoint]):
         if state in (State.CLOSED, State.DRAINING):
             self._linger()
         elif self._is_opening and state is not State.OPENING:
-            # The alarm is for the time to open.
+            # Until now the alarm bounded the time for opening.
             self._is_opening = False
             self._set_alarm()
 
     # Sending
 
     def flush(self) -> None:
-        """Send what can be sent at once, and leave the rest to the writer."""
+        """Send what the socket takes at once, and leave the rest to the writer."""
         if self._is_writing:
             return
         protocol = self.protocol
@@ -223,7 +223,7 @@ class Pump(Generic[_Endpoint]):
                     sent = raw.send(rest)
                 except BlockingIOError:
                     sent = 0
-                # Asked again, it knows that this has been sent.
+                # A second call marks the first chunk as sent.
                 rest = rest[sent:] if sent < len(rest) else protocol.data_to_send(WRITE_SIZE)
             self._on_taken()
             if rest or protocol.eof_is_due or self._tls_has_pending:
@@ -231,7 +231,7 @@ class Pump(Generic[_Endpoint]):
         except _BROKEN as error:
             self._break(error)
         except Exception as error:
-            # A defect, and not of the one who called this.
+            # A bug in this connection; the caller is another one.
             self._fail(error)
 
     @property
@@ -259,7 +259,7 @@ class Pump(Generic[_Endpoint]):
             wake(self._parked)
 
     async def _write(self) -> None:
-        """Send what waits, and say goodbye at the end."""
+        """Send what waits, and half-close at the end."""
         send = self._transport.stream.send
         try:
             while True:
@@ -275,7 +275,7 @@ class Pump(Generic[_Endpoint]):
                     self._is_writing = False
                     await self._park()
         except (*_BROKEN, anyio.EndOfStream) as error:
-            # The end of the stream is what TLS finds when it must read to be able to write.
+            # TLS may have to read in order to write, and find the end of the stream.
             self._break(error)
         except Exception as error:
             self._fail(error)
@@ -288,8 +288,7 @@ class Pump(Generic[_Endpoint]):
     async def _half_close(self) -> None:
         stream = self._transport.stream
         if isinstance(stream, TLSStream):
-            # It cannot half-close. Closing tells the peer too, but has to wait until it has said
-            # everything.
+            # TLS cannot half-close here. Close instead, but only once the peer has sent everything.
             while not self.protocol.is_finished:
                 self._is_writing = False
                 await self._park()
@@ -298,7 +297,7 @@ class Pump(Generic[_Endpoint]):
         try:
             await stream.send_eof()
         except RuntimeError as error:
-            # uvloop, of a connection that was reset.
+            # uvloop raises this if the connection was reset.
             self._break(error)
 
     # Time
@@ -310,16 +309,16 @@ class Pump(Generic[_Endpoint]):
 
     def _drop_alarm(self) -> None:
         if self._alarm is not None:
-            self._engine.drop(self._alarm)
+            self._engine.cancel(self._alarm)
             self._alarm = None
 
     async def tick(self) -> None:
-        """Judge what the time means; called by the engine."""
+        """Let the protocol object judge the time; the engine calls this."""
         self._alarm = None
         try:
             now = self._engine.clock.now()
             self._set_alarm(self.protocol.tick(now, self._transport.count_unsent()))
-            # It may have given the peer up.
+            # The protocol object may have given up the peer.
             await self._handle_events()
         except Exception as error:
             self._fail(error)
@@ -327,8 +326,8 @@ class Pump(Generic[_Endpoint]):
     # Ending
 
     def _break(self, error: BaseException) -> None:
-        # Without the frames that it was raised through: they hold what was being sent, and would
-        # keep it until the collector of cycles comes.
+        # Drop the traceback: its frames hold the bytes that were being sent, until the garbage
+        # collector runs.
         self.broken = (error.__cause__ or error).with_traceback(None)
         self._scope.cancel()
 

@@ -1,4 +1,4 @@
-"""Streams, and the sockets below them on which can be sent without waiting."""
+"""Streams, and the sockets below them, which can send without waiting."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Transport:
-    """What a connection's bytes go over.
+    """The transport of a connection.
 
     :param stream: receives, and sends what has to wait
-    :param socket: the same connection's, which sends what goes at once, while the stream is not
-        sending. None if there is no socket, or the stream does more than to pass bytes on.
-    :param beneath: the socket that such a stream's bytes go over in the end, if it is the caller's
+    :param socket: a socket of the same connection, for sending without waiting while the stream is
+        not sending; None if there is none, or the stream transforms the bytes
+    :param beneath: the socket below a stream that transforms the bytes, if there is one
     """
 
     stream: ByteStream
@@ -44,7 +44,7 @@ class Transport:
     beneath: _Socket | None = None
 
     def cut(self) -> None:
-        """End the connection without the event loop."""
+        """Shut the connection down without the event loop."""
         raw = self.socket or self.beneath
         if raw is not None:
             with suppress(OSError):
@@ -53,7 +53,7 @@ class Transport:
     def count_unsent(self) -> int | None:
         """Count the bytes that the operating system holds and the peer has not acknowledged.
 
-        :return: None where that cannot be told
+        :return: the number, or None if the system does not tell
         """
         if fcntl is None:
             return None
@@ -61,10 +61,10 @@ class Transport:
             raw = self.socket or self.stream.extra(SocketAttribute.raw_socket, None)
             if raw is None:
                 return None
-            # For sockets it is SIOCOUTQ, see tcp(7) and unix(7).
+            # For sockets this request is SIOCOUTQ, see tcp(7) and unix(7).
             answer = fcntl.ioctl(raw.fileno(), termios.TIOCOUTQ, bytes(4))
         except Exception:
-            # OSError, and of a connection that was reset uvloop has no socket.
+            # An OSError; or uvloop has dropped the socket of a connection that was reset.
             return None
         return int.from_bytes(answer, sys.byteorder)
 
@@ -75,8 +75,8 @@ async def accept(listener: SocketListener) -> socket.socket:
     :raises ClosedResourceError: if the listener is closed, see :func:`close`
     """
     raw = listener.extra(SocketAttribute.raw_socket)
-    # Before, as a connection that was accepted would be lost: a flood of them is not to keep the
-    # sessions waiting.
+    # Let sessions run during a flood of connections. Do it before accepting: a cancellation here
+    # must not lose a connection.
     await checkpoint()
     while True:
         if raw.fileno() < 0:
@@ -87,22 +87,22 @@ async def accept(listener: SocketListener) -> socket.socket:
 
 
 async def close(listener: SocketListener) -> None:
-    """Close a listener, and tell :func:`accept`."""
+    """Close a listener, and end :func:`accept`."""
     raw = listener.extra(SocketAttribute.raw_socket)
     if raw.fileno() >= 0:
         anyio.notify_closing(raw)
-        # In one go: a closed socket that is waited for makes uvloop abort the process.
+        # Without waiting in between: uvloop aborts the process if a socket is closed that it polls.
         raw.close()
     await listener.aclose()
 
 
 async def adopt(raw: socket.socket) -> Transport:
-    """Make a stream of a connection that was accepted.
+    """Make a stream of an accepted connection.
 
-    The stream closes the socket, so that what is sent on it from then on is an error and never
-    another connection's: a descriptor's number alone would not tell.
+    The stream owns the socket object and closes it. Sending on it afterwards is an error, while a
+    bare descriptor could belong to another connection by then.
 
-    :raises OSError: if the connection is gone already
+    :raises OSError: if the connection is already gone
     """
     try:
         if raw.family in (socket.AF_INET, socket.AF_INET6):
@@ -119,12 +119,12 @@ async def adopt(raw: socket.socket) -> Transport:
 
 @contextmanager
 def duplicated(stream: SocketStream) -> Iterator[Transport]:
-    """Give a stream with a socket of its own to the same connection."""
+    """Add a socket of its own to a stream, for the same connection."""
     try:
         raw = stream.extra(SocketAttribute.raw_socket)
         twin = socket.fromfd(raw.fileno(), raw.family, raw.type)
     except Exception:
-        # Of a connection that was reset already uvloop has no socket, which AnyIO does not expect.
+        # uvloop drops the socket of a connection that was reset, which AnyIO does not expect.
         yield Transport(stream)
         return
     with twin:
@@ -134,7 +134,7 @@ def duplicated(stream: SocketStream) -> Iterator[Transport]:
 
 def reason_of(error: OSError) -> str:
     """Say why a connection or a listener could not be had, in the system's words."""
-    # AnyIO tries all addresses of a name, and hides what happened at each in the cause.
+    # AnyIO tries all addresses of a name, and keeps what happened at each in the cause.
     cause = error.__cause__
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[0]

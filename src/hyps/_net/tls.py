@@ -1,9 +1,9 @@
-"""TLS over a byte stream, such that only who sends sends.
+"""TLS over a byte stream, in which receiving never sends.
 
-TLS has something to say of its own: a peer that changes its keys may ask for ours to be changed
-(KeyUpdate). AnyIO's stream answers while it receives, so at a time at which somebody else may be
-sending. And whoever receives must not wait until the peer reads: two that wait for each other
-would wait for ever. So here it is left to the sender, who is told.
+TLS has messages of its own: a peer that changes its keys may ask this end to change its own
+(KeyUpdate). AnyIO's TLS stream answers while it receives, when another task may be sending. And a
+receiver that waits until its peer reads can wait for ever, if the peer does the same. So here the
+sender sends such answers, and ``on_pending`` tells it that there is one.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-#: As much as a record of TLS has at most, and some.
+#: More than one TLS record, which has at most 16 KiB and some overhead (RFC 8446, 5.2).
 _READ_SIZE: Final = 65_536
 
-#: Bytes that TLS itself may have to say to a peer that does not read. An answer has some thirty.
+#: The bound of TLS's own messages to a peer that does not read, in bytes. A KeyUpdate has about 30.
 _MAX_PENDING: Final = 65_536
 
 
 class TLSStream(ByteStream):
     """A byte stream over another one. One task may send, and one receive.
 
-    It has no half-close, and its end has no handshake: what Hyps says at the end says more.
+    It has no half-close and no closing handshake: the protocol's own goodbye is more precise.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class TLSStream(ByteStream):
         self._tls = tls
         self._incoming = incoming
         self._outgoing = outgoing
-        #: Called when there is something to send that the peer's TLS has asked for.
+        #: Called when TLS itself has something to send.
         self.on_pending: Callable[[], None] = lambda: None
 
     @property
     def has_pending(self) -> bool:
-        """Whether :meth:`send` has something to send, if only ``b""``."""
+        """Whether TLS itself has something to send; calling :meth:`send` with ``b""`` sends it."""
         return bool(self._outgoing.pending)
 
     async def handshake(self) -> None:
@@ -62,7 +62,7 @@ class TLSStream(ByteStream):
             except ssl.SSLEOFError:
                 raise anyio.EndOfStream from None
             except ssl.SSLError:
-                # There is an alert that says why.
+                # Send the alert that tells the peer why.
                 with suppress(anyio.BrokenResourceError, OSError):
                     await self._flush()
                 raise
@@ -132,11 +132,11 @@ async def wrap(
     server_side: bool = False,
     server_hostname: str | None = None,
 ) -> TLSStream:
-    """Begin TLS. If that fails the stream is left to the caller, to be closed.
+    """Begin TLS. If that fails, the caller closes the stream.
 
-    :param stream: what goes below it
-    :param server_side: this is the end with the port
-    :param server_hostname: whom the other end's certificate must be for
+    :param stream: the stream below
+    :param server_side: whether this end is the server
+    :param server_hostname: the name that the other end's certificate must be for
     :raises ssl.SSLError: if the handshake fails
     """
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -145,7 +145,7 @@ async def wrap(
     def begin() -> ssl.SSLObject:
         return context.wrap_bio(incoming, outgoing, server_side, name)
 
-    # Contexts that ask the operating system for whom it trusts may do so here.
+    # Subclasses of SSLContext may ask the operating system for trusted certificates, which blocks.
     tls = begin() if type(context) is ssl.SSLContext else await to_thread.run_sync(begin)
     wrapped = TLSStream(stream, tls, incoming, outgoing)
     await wrapped.handshake()
@@ -153,9 +153,9 @@ async def wrap(
 
 
 def check_hostname(name: str) -> None:
-    """Raise if this cannot be the name of a host.
+    """Check that this can be the name of a host.
 
-    :raises ValueError: if so
+    :raises ValueError: if it cannot
     """
     if not name or name.startswith(".") or name != "".join(name.split()) or "\0" in name:
         raise ValueError(f"server_hostname is no name of a host: {name!r}")
@@ -165,9 +165,9 @@ def check_hostname(name: str) -> None:
 def _ascii(name: str) -> str:
     """Spell a name as certificates do, and as AnyIO resolves it."""
     if name.isascii():
-        # Where it is within this machine stands in no certificate.
+        # An IPv6 zone is local to this machine and stands in no certificate.
         return name.partition("%")[0]
-    # AnyIO needs it too. That of the standard library is older, and differs for some letters.
+    # AnyIO depends on idna too. The standard library's codec is older and differs for some letters.
     import idna
 
     return idna.encode(name, uts46=True).decode()

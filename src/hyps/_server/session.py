@@ -117,7 +117,7 @@ class Session:
     def end(self) -> None:
         """Log that the connection has ended."""
         if self._alarm is not None:
-            self._engine.drop(self._alarm)
+            self._engine.cancel(self._alarm)
             self._alarm = None
         missed = self._protocol.missed
         if missed:

@@ -1,4 +1,4 @@
-"""Errors that need no I/O to happen. Those of connections are in :mod:`hyps`."""
+"""The errors that the core raises. Those of connections are in :mod:`hyps`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class PermissionDenied(HypsError):
 
 
 class Unavailable(HypsError):
-    """The hub did not take the operation (answer code ``u``); it may be sent again elsewhere."""
+    """The hub did not take the operation (answer code ``u``). It may be tried again elsewhere."""
 
 
 class ProtocolError(HypsError):
@@ -28,14 +28,14 @@ class ProtocolError(HypsError):
 
 
 class LocalProtocolError(ProtocolError):
-    """The caller asked a protocol object for what its state does not allow."""
+    """The caller asked a protocol object for something that its state does not allow."""
 
 
 class RemoteProtocolError(ProtocolError):
     """The peer broke the rules of the wire.
 
     :param message: what was wrong, in words that may be shown to the peer
-    :param code: the ``code`` of the ERROR frame that the peer is told, see :class:`ErrorCode`
+    :param code: the ``code`` of the ERROR frame for the peer, see :class:`ErrorCode`
     """
 
     def __init__(self, message: str, code: str = "protocol") -> None:
@@ -48,7 +48,7 @@ class MalformedRecord(RemoteProtocolError, ValueError):
 
 
 class ErrorCode:
-    """What the ``code`` of an ERROR frame may say; peers may know others."""
+    """The values of ``code`` in an ERROR frame; peers may send others."""
 
     PROTOCOL = "protocol"
     TOO_LARGE = "too_large"
@@ -58,5 +58,5 @@ class ErrorCode:
     LIMIT = "limit"
     INTERNAL = "internal"
 
-    #: Trying again cannot help, unless it was right before.
+    #: Trying again cannot help, unless the same attempt succeeded before.
     FINAL = frozenset({AUTH, VERSION})

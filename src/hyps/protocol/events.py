@@ -1,4 +1,4 @@
-"""What :meth:`next_event` returns: frozen facts, in the order in which they happened."""
+"""Events: what :meth:`next_event` returns, in the order in which it happened."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class NeedData(enum.Enum):
     NEED_DATA = "NEED_DATA"
 
 
-#: There is no event until more bytes were received.
+#: There is no event before more bytes are received.
 NEED_DATA: Final = NeedData.NEED_DATA
 
 
@@ -42,18 +42,20 @@ class Hello:
     """
 
     client: str
-    # Not shown: it must not be in any log.
+    # Not in the repr: a token must not get into a log.
     token: str | None = field(repr=False)
     features: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The hub took records of one kind from a session and queued their answers.
+    """The hub took records from a session and queued their answers.
 
-    :param records: how many; none, if the work was in frames that had none
-    :param work: what it was worth, see ``PASS_WORK`` in :mod:`hyps.protocol.limits`: let other
-        sessions have a turn before much more is done for this one
+    An embedder that serves several sessions adds up the work. When one session has caused more than
+    ``PASS_WORK`` of :mod:`hyps.protocol.limits`, some milliseconds, let the others have a turn.
+
+    :param records: how many; 0 if the work was in frames without records
+    :param work: how much work this was, in units of about one record taken or one run handed out
     """
 
     records: int
@@ -90,7 +92,7 @@ class Welcome:
 class Acked:
     """The hub carried out operations.
 
-    :param operations: their ids, neighbours
+    :param operations: their ids, a range of consecutive numbers
     """
 
     operations: range
@@ -112,7 +114,7 @@ class Refusal:
     held: int | None = field(default=None, compare=False)
 
     def error(self) -> HypsError:
-        """The exception that says the same."""
+        """Return the exception for this refusal."""
         kind, why = _REFUSALS.get(self.code, (HypsError, "refused with an unknown code"))
         if kind is PermissionDenied and self.held is not None:
             why += f": the session holds {self.held} channels, the most that the hub allows"
@@ -129,7 +131,7 @@ _REFUSALS: dict[bytes, tuple[type[HypsError], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The hub refused an operation, or some records of it; the others were carried out.
+    """The hub refused some records of an operation, or all; it carried out the others.
 
     :param operation: its id
     :param refusals: the refused records, in order
@@ -141,7 +143,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The connection ended before these operations were answered; their outcome is unknown.
+    """The connection ended before these operations had an answer. Their outcome is unknown.
 
     :param operations: their ids
     """
@@ -152,20 +154,20 @@ class Lost:
 class Messages:
     """Messages arrived.
 
-    :param runs: in order; neighbours may be of one channel
+    :param runs: the messages in order, by channel; neighbours may have the same channel
     """
 
-    # Not a dataclass, as most readers do not want the runs but their neighbours together.
+    # Not a dataclass: most readers take batches, which are cheaper than runs.
     __slots__ = ("batches",)
     __match_args__ = ("runs",)
 
     def __init__(self, runs: Iterable[Run | Batch]) -> None:
-        #: The same, with neighbours that came together as one.
+        #: The same messages, with neighbours of different channels together: cheaper than runs.
         self.batches: tuple[Run | Batch, ...] = tuple(runs)
 
     @property
     def runs(self) -> tuple[Run, ...]:
-        """In order; neighbours may be of one channel."""
+        """The messages in order, by channel; neighbours may have the same channel."""
         return tuple([run for batch in self.batches for run in batch.runs])
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Positions: where in a channel's life a subscriber stands, ``generation:count``."""
+"""Positions: how far a subscriber has come in a channel, ``generation:count``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def is_position(data: bytes) -> bool:
     return found is not None and int(found[2]) <= MAX_COUNT
 
 
-# New channels have a position in common, and so they share a generation in memory too.
+# The cache also makes channels share one generation in memory, as all new channels have the same.
 @lru_cache(256)
 def parse_position(data: bytes) -> tuple[bytes, int]:
     """Decode a position.

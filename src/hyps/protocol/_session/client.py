@@ -227,7 +227,9 @@ class ClientProtocol(Endpoint[_ClientOnly]):
     @property
     def in_flight(self) -> int:
         """Records that were handed out to be sent and have no answer yet."""
-        return 0 if self._welcome is None else int(self._welcome.max_in_flight - self._output.room)
+        return (
+            0 if self._welcome is None else int(self._welcome.max_in_flight - self._output.credit)
+        )
 
     @property
     def unanswered(self) -> int:
@@ -304,7 +306,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
             raise RemoteProtocolError(f"{kind.name}: no codes")
         if len(codes) > self.in_flight:
             raise RemoteProtocolError(f"{kind.name}: answers what was not sent")
-        self._output.room += len(codes)
+        self._output.credit += len(codes)
         self._operations.answer(kind, codes, self._events.append, held)
         if self._output or self._state is not State.OPEN:
             # There is room in flight, or nothing left to wait for.
@@ -487,7 +489,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         self._output.clear()
         lost = self._operations.lose()
         if lost is not None and self._welcome is not None:
-            self._output.room = self._welcome.max_in_flight
+            self._output.credit = self._welcome.max_in_flight
             self._events.append(lost)
 
     _TABLE: ClassVar[Mapping[State, Mapping[int, Handler]]] = make_table(

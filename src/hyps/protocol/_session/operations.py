@@ -1,4 +1,4 @@
-"""A client's operations that were not answered, and whose answers come in their order."""
+"""A client's operations without an answer. Answers arrive in the order of the operations."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ _DONE: Final = ord("k")
 
 
 class Operation:
-    """An operation that was not answered, or not for all of its records.
+    """An operation that has no answer yet, or none for some of its records.
 
-    Or several, each of one record: publishing message by message takes no object for each.
+    Or a series of operations with one record each: publishing message by message then needs no
+    object for each message.
 
     :param number: its id, or the first one of several
     :param answer: the kind of the answer
@@ -49,11 +50,11 @@ class Operation:
 
     @property
     def next(self) -> int:
-        """The id of the first operation that is not answered."""
+        """The id of the first operation without an answer."""
         return self.number + self.records - self.unanswered if self.is_series else self.number
 
     def refuse(self, codes: bytes, held: int | None) -> None:
-        """Note those of the next records that are not done.
+        """Note which of the next records were refused.
 
         :param held: see :class:`Refusal`
         """
@@ -67,14 +68,14 @@ class Operation:
 
 
 class Operations:
-    """Operations from their beginning to their answers."""
+    """The operations that wait for answers."""
 
     __slots__ = ("_last_id", "_queue", "_series")
 
     def __init__(self) -> None:
         self._queue: deque[Operation] = deque()
         self._last_id = 0
-        # The last in the queue, as long as it can be continued.
+        # The last operation in the queue, while it is a series that can grow.
         self._series: Operation | None = None
 
     def __len__(self) -> int:
@@ -85,11 +86,11 @@ class Operations:
 
     @property
     def first(self) -> Operation | None:
-        """What is answered next."""
+        """The operation that is answered next."""
         return self._queue[0] if self._queue else None
 
     def begin(self, answer: Kind, records: int, channels: list[str] | None = None) -> int:
-        """Note an operation.
+        """Add an operation.
 
         :return: its id
         """
@@ -99,13 +100,13 @@ class Operations:
         return self._last_id
 
     def begin_single(self, answer: Kind) -> int:
-        """Note an operation of one record; all that do so want the same kind of answer.
+        """Add an operation with one record. All of these have the same kind of answer.
 
         :return: its id
         """
         self._last_id = number = self._last_id + 1
         series = self._series
-        # One that was answered has left the queue.
+        # A series whose records all have answers has left the queue.
         if series is not None and series.unanswered:
             series.records += 1
             series.unanswered += 1
@@ -121,7 +122,7 @@ class Operations:
         tell: Callable[[Acked | Rejected], None],
         held: int | None = None,
     ) -> None:
-        """Hand out codes, for no more records than there are.
+        """Distribute codes among the operations, for no more records than there are.
 
         :param tell: takes the events of what was answered
         :param held: see :class:`Refusal`
@@ -158,7 +159,7 @@ class Operations:
         _tell_acked(acked, queue[0].next if queue else self._last_id + 1, tell)
 
     def lose(self) -> Lost | None:
-        """Give up those that were not answered, if there are any."""
+        """Give up all operations without an answer."""
         if not self._queue:
             return None
         lost = Lost(range(self._queue[0].next, self._last_id + 1))

@@ -1,4 +1,4 @@
-"""What one session is owed: answers without exception, messages while there is room."""
+"""The outbox of one session: it queues every answer, and messages while there is room."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ if TYPE_CHECKING:
     from .._broker.channel import Channel, Left, Subscriber
     from .._wire.base import Wire
 
-#: Gaps that are queued at a time. The next ones follow when these have been sent.
+#: The outbox queues so many gaps at a time, and the next ones once these have left.
 _GAPS: Final = 512
 
-#: What refers to the body of a chunk while it is weighed, besides the queues that hold it.
+#: The references to a chunk's body while it is weighed, besides those of the queues that hold it.
 _WEIGHING: Final = 2
 
-#: Chunks that are weighed, or sifted, at a time.
+#: The outbox weighs or sifts so many chunks at a time.
 _WEIGHED: Final = 1_024
 
 
 class Outbox(OutputQueue):
-    """The output of one session.
+    """The output of one session, and the :class:`~.channel.Subscriber` that the broker knows.
 
-    A session that reaches its bound loses every message until it has drained below half. Half, so
-    that a slow reader sees few gaps with many messages in between and not one after each message.
+    A session whose queue reaches its bound loses every message until the queue has drained below
+    half. Half, so that a slow reader sees few gaps with many messages in between, and not one gap
+    after each message.
 
-    Then messages pass again. A channel with a gap that was not told yet is told of it before its
-    next message; the gaps of channels that are quiet follow little by little, each time that
-    something is taken. All of them first would be much at once, and a few at a time *before*
-    messages pass would never come to an end: busy channels get new gaps meanwhile.
+    Then messages pass again. A channel with a gap is told of it before its next message. The gaps
+    of quiet channels follow little by little, with each call of :meth:`take`. Telling all gaps at
+    once would be much work in one step. Telling a few at a time *before* letting messages pass
+    would never end, because busy channels get new gaps meanwhile.
 
     :param bound: queued bytes at which records are dropped
     :param wire: see :class:`OutputQueue`
@@ -64,26 +65,18 @@ class Outbox(OutputQueue):
         self._bound = bound
         self._is_dropping = False
         self._is_shedding = False
-        # What waited when shedding began, until it is known what of it is kept.
+        # The chunks that waited when shedding began, while shed() sorts out which ones to keep.
         self._sifted: deque[Chunk] | None = None
-        #: Channels with a gap that was not told yet.
+        #: Channels with a gap that is not queued yet.
         self.gaps: dict[Channel, int] = {}
-        #: The outboxes of a channel that only this session holds; none once it has left all.
+        # What follows is for the broker, see Subscriber.
         self.alone: tuple[Subscriber, ...] = (self,)
-        #: The session has ended: it gets no more messages, and they are nobody's loss.
         self.is_closed: bool = False
         #: Messages dropped so far.
         self.missed: int = 0
-        #: The channels that it left, see :class:`~._retention.Retention`.
         self.left: Left | None = None
 
     def deliver(self, channels: dict[Channel, int], records: bytes, count: int) -> int | None:
-        """Queue records of channels, all or none; none is a gap in each, which will be told.
-
-        :param channels: the count of each before these records
-        :param count: how many records these are
-        :return: how many gaps had to be told first; None if there was no room
-        """
         if self._is_dropping or self.queued >= self._bound:
             self._drop(channels, count)
             return None
@@ -103,9 +96,9 @@ class Outbox(OutputQueue):
         self.missed += count
 
     def tell_gap(self, channel: Channel) -> None:
-        """Queue the channel's gap if there is one that was not told, or may be."""
-        # While it is not known which channels have lost something, each may have. A subscriber that
-        # has not sees by the position that it has not.
+        """Queue the channel's gap, if it has or may have one."""
+        # During shedding any channel may have lost messages. If this one has not, the position in
+        # GAP tells the client so.
         if self.gaps.pop(channel, None) is not None or self._is_shedding:
             self.put(Kind.GAP, pack(channel.name, channel.position))
 
@@ -123,13 +116,12 @@ class Outbox(OutputQueue):
             self.put(Kind.GAP, body)
 
     def close(self) -> None:
-        """Take no more messages. What is queued is still to be sent."""
         self._tell_gaps()
         self.is_closed = self._is_dropping = True
 
     def take(self, max_bytes: int) -> bytes:
         if self.gaps or self._is_dropping:
-            # Also with nothing queued: it may have drained before it was told to drop.
+            # Do this even if nothing is queued: shedding may have begun after the queue drained.
             self.settle()
             if self._sifted is not None:
                 self._idle = True
@@ -155,15 +147,11 @@ class Outbox(OutputQueue):
     def __bool__(self) -> bool:
         return super().__bool__() or bool(self.gaps) or self._sifted is not None
 
-    # The bound of the whole hub
+    # The hub's bound for all sessions together
 
     def weigh(self) -> Iterator[tuple[float, int]]:
-        """Estimate the memory that would be free if only this session held nothing.
-
-        A message that several sessions wait for is in memory once, and each accounts for its part.
-
-        :return: bytes, and how many chunks were looked at, of a part of the queue each
-        """
+        # A message that several sessions wait for is in memory once. Its reference count tells how
+        # many they are, and each accounts for its part.
         count = sys.getrefcount
         yield float(self._leaving + self.wire.held), 1
         chunks = list(self._chunks)
@@ -171,18 +159,12 @@ class Outbox(OutputQueue):
             size = 0.0
             part = chunks[start : start + _WEIGHED]
             for _, body, _ in part:
-                # An interpreter may do with fewer references than are counted on here.
+                # Other interpreters may hold fewer references than this one.
                 size += len(body) / max(1, count(body) - _WEIGHING) + CHUNK_OVERHEAD
             yield size, len(part)
 
     def shed(self) -> Iterator[list[bytes]]:
-        """Lose the messages that wait, and drop the next ones as if there were no room.
-
-        Call :meth:`note_shed` with what was in them, and then :meth:`end_shedding`. Nothing is
-        taken until all parts were asked for.
-
-        :return: records, of a part of the queue each
-        """
+        # take() gives nothing until all parts are sorted, to keep the order of the answers.
         self._is_dropping = self._is_shedding = True
         chunks, self._chunks = self._chunks, ()
         sifted = self._sifted = chunks if isinstance(chunks, deque) else deque(chunks)
@@ -191,7 +173,7 @@ class Outbox(OutputQueue):
         self._held = self.wire.held
         yield bodies
         kept: deque[Chunk] = deque()
-        # Everything may be cleared meanwhile.
+        # clear() may happen in between, and sets this to None.
         while self._sifted:
             bodies = []
             for _ in range(min(len(sifted), _WEIGHED)):
@@ -208,17 +190,13 @@ class Outbox(OutputQueue):
             self._chunks = kept or ()
 
     def note_shed(self, channels: dict[Channel, int], count: int) -> None:
-        """Take it that messages of these channels are lost.
-
-        :param count: how many messages
-        """
         self.missed += count
         if not self.is_closed:
-            # Of one that was left meanwhile nothing is told any more: it may be made anew.
+            # Skip channels that the session has left: a channel of that name may be a new one by
+            # now.
             held = {each: before for each, before in channels.items() if self in each.subscribers}
             self.gaps.update(held)
 
     def end_shedding(self) -> None:
-        """Let messages pass again once there is room."""
         self._is_shedding = False
         self.wake()

@@ -1,4 +1,4 @@
-"""What waits to be sent: batches that form by themselves, because neighbours are merged."""
+"""The queue of output, in which batches form by themselves: it merges neighbours into one frame."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from .._wire.base import Wire
 
-#: Kinds whose body is a list, so that two bodies make one.
+#: Kinds whose body is a list, so that two bodies can be joined.
 _LISTS: Final = frozenset(
     {
         Kind.PUBLISH,
@@ -30,18 +30,18 @@ _LISTS: Final = frozenset(
     }
 )
 
-#: Kind, body and items.
+#: Kind, body, and the number of items in it.
 Chunk = tuple[int, bytes, int]
 
 
 class OutputQueue:
-    """Bodies of frames in the order in which they are sent.
+    """Bodies of frames, in the order in which they will be sent.
 
     What :meth:`take` handed out counts as queued until the next call: until then it is in the
     hands of the I/O layer, and in memory.
 
     ``items`` counts what waits and the bound of the side that queues is about: a hub counts the
-    answers that it owes, a client the records that it sends. ``room`` is how many of them may be
+    answers that it owes, a client the records that it sends. ``credit`` is how many of them may be
     taken; who bounds them adds to it when the peer has answered.
 
     :param wire: encodes the frames; what it holds back counts as queued. May be changed.
@@ -55,11 +55,11 @@ class OutputQueue:
         "_leaving",
         "_on_output",
         "_urgent",
+        "credit",
         "frame_size",
         "items",
         "items_size",
         "queued",
-        "room",
         "wire",
     )
 
@@ -67,26 +67,26 @@ class OutputQueue:
         self.wire: Wire = wire
         self._held = 0
         self._on_output = on_output
-        # A deque from the second on: it takes 760 bytes, and most chunks are taken before there is
-        # another.
+        # A deque only from the second chunk on: it takes 760 bytes, and most chunks leave before
+        # there is another one.
         self._chunks: tuple[()] | tuple[Chunk] | deque[Chunk] = ()
-        # A tuple, as an empty list takes memory of its own.
+        # A tuple, because an empty list takes memory of its own.
         self._urgent: tuple[tuple[int, bytes], ...] = ()
         self._idle = True
         self._leaving = 0
-        self.room: float = math.inf
+        self.credit: float = math.inf
         self.queued: int = 0
         self.items: int = 0
         #: Bytes of the chunks that have items.
         self.items_size: int = 0
-        #: Bytes up to which neighbours are merged.
+        #: Neighbours are merged into frames of up to this size, in bytes.
         self.frame_size: int = MERGED_SIZE
 
     def __bool__(self) -> bool:
         return bool(self._chunks or self._urgent or self.wire.held)
 
     def cut(self, records: list[bytes], most: int | None = None) -> list[tuple[bytes, int]]:
-        """Join records, none of which is large, to chunks of which each fits into a frame.
+        """Join small records to chunks, each of which fits into a frame.
 
         :param most: records in a chunk, at most
         :return: the chunks, and how many records each has
@@ -97,8 +97,8 @@ class OutputQueue:
         return [(b"".join(batch), len(batch)) for batch in batches]
 
     def put(self, kind: int, body: bytes, items: int = 0) -> None:
-        """Append the body of a frame, or a part of it where the kind is a list."""
-        # Per run and session at the hub, as is taking it.
+        """Append the body of a frame, or a part of the body if the kind is a list."""
+        # The hub calls this and take() for each run and session.
         size = len(body)
         chunks = self._chunks
         if not chunks:
@@ -121,17 +121,17 @@ class OutputQueue:
         self.nudge()
 
     def nudge(self) -> None:
-        """Say that there is something to take, unless that was said."""
+        """Report output, unless it was reported already."""
         if self._idle:
             self.wake()
 
     def wake(self) -> None:
-        """Say that there is something to take."""
+        """Report output."""
         self._idle = False
         self._on_output()
 
     def clear(self) -> None:
-        """Forget what was put; what is urgent still goes out."""
+        """Drop what was put; urgent frames still leave."""
         self._chunks = ()
         self.wire.clear()
         self._held = 0
@@ -139,14 +139,14 @@ class OutputQueue:
         self.items = self.items_size = 0
 
     def release(self) -> None:
-        """Forget everything, and who was to be called: nothing is taken any more."""
+        """Drop everything, and the callback: nobody takes output any more."""
         self.settle()
         self.clear()
         self._urgent = ()
         self._on_output = nothing
 
     def settle(self) -> None:
-        """Stop counting what was taken: it has been sent."""
+        """Stop counting what was taken, because it has been sent."""
         self.queued -= self._leaving
         self._leaving = 0
 
@@ -161,15 +161,15 @@ class OutputQueue:
         wire = self.wire
         if self._urgent or wire.speaks_itself or type(chunks) is deque:
             return self._take_frames(max_bytes)
-        if not chunks or chunks[0][2] > self.room or max_bytes < 1:
+        if not chunks or chunks[0][2] > self.credit or max_bytes < 1:
             self._idle = True
             return b""
-        # One chunk, and nothing beside it: most that are sent are small, and are sent at once.
+        # The common case is a single chunk: most messages are small and leave at once.
         [(kind, body, count)] = chunks
         self._chunks = ()
         size = len(body)
         if count:
-            self.room -= count
+            self.credit -= count
             self.items -= count
             self.items_size -= size
         self._leaving = size + CHUNK_OVERHEAD
@@ -177,7 +177,7 @@ class OutputQueue:
         return wire.encode_one(kind, body)
 
     def _take_frames(self, max_bytes: int) -> bytes:
-        """Take frames of any kind from wherever they are."""
+        """Take frames, urgent ones first, and what the wire itself has to send."""
         wire = self.wire
         encode = wire.encode
         taken: list[bytes] = []
@@ -190,37 +190,37 @@ class OutputQueue:
             chunks = deque(chunks)
         popleft = chunks.popleft
         size = items = 0
-        room = self.room
-        while chunks and size < max_bytes and chunks[0][2] <= room:
+        credit = self.credit
+        while chunks and size < max_bytes and chunks[0][2] <= credit:
             kind, body, count = popleft()
             bodies = [body]
             append = bodies.append
             length = len(body)
-            room -= count
+            credit -= count
             items += count
             if kind in _LISTS:
                 bound = self.frame_size
                 while chunks:
                     next_kind, body, next_count = chunks[0]
                     size_then = length + len(body)
-                    if next_kind != kind or size_then > bound or next_count > room:
+                    if next_kind != kind or size_then > bound or next_count > credit:
                         break
                     popleft()
                     append(body)
                     length = size_then
-                    room -= next_count
+                    credit -= next_count
                     items += next_count
             taken += encode(kind, bodies, length)
             size += length + 5
             if count:
-                # All chunks of the frame are of one kind, so all have items.
+                # All chunks of a frame have the same kind, so all have items or none.
                 self.items_size -= length
             self._leaving += length + CHUNK_OVERHEAD * len(bodies)
         self._chunks = chunks or ()
         self.items -= items
-        self.room = room
+        self.credit = credit
         taken += wire.flush()
-        # What the wire holds back has not left.
+        # Bytes that the wire holds back have not left.
         held = wire.held
         self._leaving -= held - self._held
         self._held = held

@@ -1,4 +1,4 @@
-"""What a client has to send: messages are checked, and encoded by the frame."""
+"""The queue of a client's requests. It checks messages at once, and encodes them frame by frame."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .._wire.base import Wire
     from ..events import Welcome
 
-#: Records that are queued as one chunk at most: what may be in flight is spent chunk by chunk.
+#: A chunk has at most so many records, because credit is spent chunk by chunk.
 _CHUNK_RECORDS: Final = 4_096
 
 #: Bytes of the smallest record.
@@ -35,7 +35,7 @@ _MIN_RECORD: Final = RECORD_OVERHEAD + 1
 
 
 class Requests(OutputQueue):
-    """Requests in the order in which they are sent.
+    """Requests, in the order in which they will be sent.
 
     :param wire: see :class:`OutputQueue`
     :param on_output: see :class:`OutputQueue`
@@ -55,20 +55,21 @@ class Requests(OutputQueue):
 
     def __init__(self, wire: Wire, on_output: Callable[[], object]) -> None:
         super().__init__(wire, on_output)
-        # Of the messages that were published last, one by one, and not encoded yet.
+        # The channels and contents of messages that were published one by one and are not encoded
+        # yet.
         self._prefixes: list[bytes] = []
         self._contents: list[bytes] = []
-        # Bytes of their records.
+        # The size of their records in bytes.
         self._size = 0
 
     def open(self, welcome: Welcome) -> None:
-        """Keep to the bounds of a hub. Until then nothing is published."""
+        """Set the hub's bounds. Nothing is published before."""
         self._welcome = welcome
-        self.room = welcome.max_in_flight
+        self.credit = welcome.max_in_flight
         self.frame_size = min(MERGED_SIZE, welcome.max_frame - 1)
-        #: Records of a chunk, at most.
+        #: The most records in a chunk.
         self.chunk_records: int = min(_CHUNK_RECORDS, welcome.max_in_flight)
-        # Half of what a frame may have, so that the last message rarely is too much.
+        # Half of the largest frame, so that the last message rarely exceeds it.
         self._batch_size = min(BATCH_SIZE, welcome.max_frame // 2)
         self._most = min(MANY_RECORDS, welcome.max_in_flight)
 
@@ -81,7 +82,7 @@ class Requests(OutputQueue):
         :raises InvalidChannel: if the name cannot be a channel's
         :raises MessageTooLarge: if the hub would not take it
         """
-        # All of this is per message.
+        # This runs once per message.
         welcome = self._welcome
         prefix = _encode_prefix(channel)
         if len(prefix) > welcome.max_channel + 1:
@@ -104,9 +105,9 @@ class Requests(OutputQueue):
             self._on_output()
 
     def encode_frame(self, messages: Iterator[tuple[str, Data]]) -> list[tuple[bytes, int]]:
-        """Encode as many messages as make a frame, and a large one that came last.
+        """Encode as many messages as make a frame. A large last one gets a frame of its own.
 
-        :return: for each frame its records, and how many they are; they are put by the caller
+        :return: for each frame its records, and their number; the caller puts them
         :raises InvalidChannel: see :meth:`publish`
         :raises MessageTooLarge: see :meth:`publish`
         """
@@ -118,12 +119,13 @@ class Requests(OutputQueue):
         prefixes: list[bytes] = []
         contents: list[bytes] = []
         size = overhead = 0
-        # When it is seen to that the frame ends: nobody needs to count, as no record is smaller.
+        # The size at which to check whether the frame is full. No record is smaller than the
+        # minimum, so nothing needs to be counted before.
         look = min(batch_size, most * _MIN_RECORD)
-        # Not even None is a channel.
+        # A value that no channel equals.
         last: object = prefixes
         prefix = b""
-        # Per message. In one loop, as calls would cost more than what they do.
+        # This loop runs once per message. Calls in it would cost more than what they do.
         for channel, message in messages:
             if channel != last:
                 prefix = _encode_prefix(channel)
@@ -139,7 +141,7 @@ class Requests(OutputQueue):
             contents.append(data)
             size += length + overhead
             if size >= look:
-                # Some times in a frame.
+                # This happens a few times per frame.
                 count = len(contents)
                 enough = batch_size if count < MANY_RECORDS else MERGED_SIZE
                 look = min(batch_size, enough, size + (most - count) * _MIN_RECORD)
@@ -183,7 +185,7 @@ class Requests(OutputQueue):
         super().clear()
 
     def too_long(self, name: bytes) -> InvalidChannel:
-        """Say that such a long name is not taken."""
+        """Make the error for a name that is too long."""
         most = self._say_most("max_channel", self._welcome.max_channel)
         return InvalidChannel(f"a channel of {len(name)} bytes; {most}")
 
@@ -199,5 +201,5 @@ class Requests(OutputQueue):
 
 @lru_cache(8_192)
 def _encode_prefix(channel: str) -> bytes:
-    # Publishers use the same names over and over.
+    # Publishers use the same names again and again.
     return encode_channel(channel) + b"\n"

@@ -13,34 +13,34 @@ if TYPE_CHECKING:
 
 
 class Wire(ABC):
-    """One end of one connection, as a translator between frames and bytes.
+    """Translates between frames and bytes, for one end of one connection.
 
     The attributes say what a wire can do; those of the native one are the defaults.
     """
 
-    #: Bytes of kind and body that a frame from the peer has at most; more is refused.
+    #: The largest frame from the peer, in bytes of kind and body; a larger one is refused.
     max_frame: int
-    #: Bodies that :meth:`encode` took and that may not be sent yet, in bytes.
+    #: Bytes of bodies that :meth:`encode` took and that the wire holds back for now.
     held: int = 0
-    #: Whether there is something to send that nobody put.
+    #: Whether the wire itself has something to send.
     has_output: bool = False
-    #: Whether it may have something to send beside the frames that it is given.
+    #: Whether the wire may ever have something to send by itself.
     speaks_itself: bool = False
-    #: Whether :meth:`tick` is to be called now, and :meth:`next_frame` after it.
+    #: Whether to call :meth:`tick` now, and :meth:`next_frame` after it.
     wants_tick: bool = False
     #: Whether the peer is known to answer a PING.
     answers_ping: bool = True
-    #: Whether the peer may send before its greeting is answered.
+    #: Whether the peer may send operations before its greeting is answered.
     is_eager: bool = False
-    #: Whether the peer goes on to answer when this end has half-closed.
+    #: Whether the peer still answers after this end has half-closed.
     may_half_close: bool = True
-    #: Units of work in looking at a frame, whatever is in it.
+    #: Units of work in decoding a frame, whatever is in it.
     frame_work: int = FRAME_WORK
-    #: Whether each message that the hub drops is counted.
+    #: Whether the hub can tell of each message that it drops.
     counts_losses: bool = True
-    #: Whether a client looks at the codes with which its records are refused.
+    #: Whether clients look at the codes of refused records.
     shows_refusals: bool = True
-    #: Whether the bounds in WELCOME are the hub's.
+    #: Whether the limits in WELCOME are the hub's.
     tells_limits: bool = True
 
     @abstractmethod
@@ -49,7 +49,7 @@ class Wire(ABC):
 
     @abstractmethod
     def next_frame(self) -> tuple[int, bytes] | None:
-        """Give the next frame's kind and body, None if more data is needed, or ``NO_FRAME``.
+        """Return the next frame's kind and body, None if more data is needed, or ``NO_FRAME``.
 
         :raises RemoteProtocolError: the peer broke the rules
         """
@@ -57,13 +57,13 @@ class Wire(ABC):
     @property
     @abstractmethod
     def buffered(self) -> int:
-        """Bytes that are not part of a frame handed out yet."""
+        """Bytes that are not part of a returned frame."""
 
     @property
     def unfinished_frame(self) -> tuple[int, int] | None:
-        """What arrives and is not whole yet, a frame or a record; None if there is nothing.
+        """The frame or record that has arrived in part; None if there is none.
 
-        The first number is another one for each of them, the second is how many bytes of it came.
+        :return: a number, different for each of them, and how many of its bytes have arrived
         """
         return None
 
@@ -81,25 +81,25 @@ class Wire(ABC):
         """
 
     def encode_one(self, kind: int, body: bytes) -> bytes:
-        """Encode a frame with a body of one part, to be sent as it is."""
+        """Encode a frame whose body has one part."""
         return b"".join(self.encode(kind, [body], len(body)))
 
     def flush(self) -> Iterable[bytes]:
-        """Give what else may be sent now."""
+        """Return what else may be sent now."""
         return ()
 
     def clear(self) -> None:  # noqa: B027 - there is nothing to clear where nothing is held
-        """Forget what is held."""
+        """Drop what the wire holds back."""
 
     def shed(self) -> list[bytes]:
-        """Give back messages that were encoded and of which no byte was sent; they are forgotten.
+        """Drop the messages that the wire holds back and of which it has sent no byte.
 
-        :return: whole records, in order
+        :return: their records, whole and in order
         """
         return []
 
     def tick(self, now: float) -> float:
-        """Take the time.
+        """Act on the time.
 
         :return: when to call again, at the latest
         """

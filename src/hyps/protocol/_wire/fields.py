@@ -57,14 +57,15 @@ class Fields:
         try:
             found = _decoder.decode(body.decode())
             _check_nesting(found, MAX_NESTING)
-            # A lone surrogate can be written as an escape, and is no text.
+            # JSON can express a lone surrogate as an escape, but that is no text.
             json.dumps(found, ensure_ascii=False).encode()
         except RecursionError:
             reason = "nested too deeply"
         except ValueError:
             reason = "bad JSON"
         if reason is not None:
-            # Not as a consequence of those: they quote the body, in which may be a token.
+            # Raise this outside of the handlers: the original errors quote the body, and with it a
+            # token.
             raise RemoteProtocolError(f"{frame}: {reason}")
         if not isinstance(found, dict):
             raise RemoteProtocolError(f"{frame}: not a JSON object")
@@ -79,23 +80,23 @@ class Fields:
         return value
 
     def text(self, key: str) -> str:
-        """A text that must be there."""
+        """Return a text that must be there."""
         value: str = self._get(key, str, _MISSING)
         return value
 
     def optional_text(self, key: str) -> str | None:
-        """A text, or None if there is none."""
+        """Return a text, or None if it is missing."""
         value: str | None = self._get(key, str, None)
         return value
 
     def integer(self, key: str, least: int, most: int) -> int:
-        """An integer that must be there, within bounds."""
+        """Return an integer that must be there, within bounds."""
         value: int = self._get(key, int, _MISSING)
         self._check_range(key, value, least, most)
         return value
 
     def seconds(self, key: str, most: float) -> float:
-        """A duration, 0 if there is none."""
+        """Return a duration, or 0 if it is missing."""
         value: float = self._get(key, int | float, 0)  # type: ignore[arg-type]
         self._check_range(key, value, 0, most)
         return value
@@ -105,7 +106,7 @@ class Fields:
             raise RemoteProtocolError(f"{self._frame}: {key} is not between {least} and {most}")
 
     def texts(self, key: str) -> tuple[str, ...]:
-        """A list of texts, empty if there is none."""
+        """Return a list of texts, empty if it is missing."""
         value = self._get(key, list, [])
         if not all(isinstance(item, str) for item in value):
             raise RemoteProtocolError(f"{self._frame}: {key} is not a list of texts")
@@ -113,7 +114,7 @@ class Fields:
 
 
 def dump(**fields: object) -> bytes:
-    """Encode an object; fields that are None are left out."""
+    """Encode an object, without the fields that are None."""
     return json.dumps(
         {key: value for key, value in fields.items() if value is not None},
         separators=(",", ":"),

@@ -23,7 +23,7 @@ _HEAD: Final = Struct(">IB")
 
 
 class Kind(enum.IntEnum):
-    """Kinds of frames. From 0x80 up a kind that is not known is ignored."""
+    """Kinds of frames. A receiver ignores unknown kinds from 0x80 on."""
 
     HELLO = 0x01
     WELCOME = 0x02
@@ -42,21 +42,21 @@ class Kind(enum.IntEnum):
     AUTH = 0x0F
 
 
-#: The first kind that a receiver which does not know it ignores.
+#: A receiver ignores unknown kinds from this one on.
 FIRST_IGNORABLE: Final = 0x80
 
 
-#: What a wire gives instead of a frame when it has worked for none: others may have their turn.
-#: Told by its identity, as a peer may send a kind 0 too.
+#: What a wire returns instead of a frame when it has done work that gave none, so that other
+#: sessions get their turn. Compare it by identity, because a peer may send a frame of kind 0.
 NO_FRAME: Final = (0, b"")
 
 
-#: Encode the length of kind and body, and the kind.
+#: Encodes the length of kind and body, and the kind.
 pack_head: Final = _HEAD.pack
 
 
 def frame_head(kind: int, length: int) -> bytes:
-    """Encode what stands before a body of ``length`` bytes."""
+    """Encode the head of a frame whose body has ``length`` bytes."""
     return pack_head(length + 1, kind)
 
 
@@ -65,10 +65,10 @@ def encode_frame(kind: int, body: bytes) -> bytes:
     return frame_head(kind, len(body)) + body
 
 
-#: Bytes from which on a part of a frame is kept as it came.
+#: A part of a frame with at least so many bytes is kept as it arrived; smaller ones are joined.
 _LARGE_PART: Final = 4_096
 
-#: What decoders have in common that have no part of a frame, most of thousands. Nothing is put in.
+#: Shared by all decoders without an unfinished frame, which are most. Nothing is ever put into it.
 _NO_PARTS: Final[list[bytes | bytearray]] = []
 
 
@@ -82,29 +82,29 @@ class FrameDecoder:
 
     def __init__(self, max_frame: int, *, preface: bool = False) -> None:
         self.max_frame = max_frame
-        # What came last, and how far it was looked at. Whole frames are cut from it, so that
-        # nothing is copied twice.
+        # The bytes that arrived last, and how far they are decoded. Whole frames are sliced from
+        # them, so that nothing is copied twice.
         self._data = b""
         self._position = 0
-        # A frame that came in part: its kind, what there is of its body, and how much is missing.
+        # The unfinished frame: its kind, the parts of its body, and the number of missing bytes.
         self._kind = 0
         self._parts: list[bytes | bytearray] = _NO_PARTS
         self._missing = 0
-        # How many frames came in part.
+        # How many frames have arrived in parts.
         self._partial_frames = 0
         self._in_preface = preface
 
     @property
     def buffered(self) -> int:
-        """Bytes that are not part of a frame handed out yet."""
+        """Bytes that are not part of a returned frame."""
         begun = 5 + sum(map(len, self._parts)) if self._missing else 0
         return begun + len(self._data) - self._position
 
     @property
     def unfinished_frame(self) -> tuple[int, int] | None:
-        """A number for the frame that came in part, and how much of it came; None if there is none.
+        """The number of the unfinished frame, and how many bytes of it have arrived; or None.
 
-        Up to its kind, five bytes, it is not looked at.
+        A frame counts from its sixth byte on.
         """
         return (self._partial_frames, self.buffered) if self._missing else None
 
@@ -120,11 +120,11 @@ class FrameDecoder:
         self._parts = _NO_PARTS
 
     def next_frame(self) -> tuple[int, bytes] | None:
-        """Give the next frame's kind and body, or None if more data is needed.
+        """Return the next frame's kind and body, or None if more data is needed.
 
         :raises RemoteProtocolError: a length is out of bounds, or the preface is wrong
         """
-        # Per frame, and once more where there is none.
+        # This runs once per frame, and once more when there is none.
         data = self._data
         if not data:
             return None
@@ -138,7 +138,7 @@ class FrameDecoder:
         start = self._position
         end = len(data)
         if end - start < 5:
-            # Not the rest of what came beside these few bytes.
+            # Keep only these few bytes, and not the large object that they are part of.
             self._data = data = data[start:]
             self._position = 0
             if len(data) == 4:
@@ -161,7 +161,7 @@ class FrameDecoder:
         return None
 
     def _go_on(self, data: bytes) -> bool:
-        """Take more of a frame that came in part; False if some of it is missing still."""
+        """Add to the unfinished frame, and tell whether it is complete."""
         part = data[: self._missing]
         last = self._parts[-1]
         if len(part) >= _LARGE_PART:
@@ -169,7 +169,7 @@ class FrameDecoder:
         elif isinstance(last, bytearray):
             last += part
         else:
-            # As objects, small parts would take many times their bytes.
+            # As separate objects, small parts would take many times their size.
             self._parts.append(bytearray(part))
         self._missing -= len(part)
         if len(part) == len(data):
