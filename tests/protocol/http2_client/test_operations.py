@@ -8,8 +8,19 @@ from typing import TYPE_CHECKING
 import pytest
 from nim import MAX_DATA, MESSAGES, PUBLISH, SUBSCRIBE
 from protocol.http2_client.script import answered, messages_of, opened
+from protocol.pair import Pair, connect
 
-from hyps.protocol import Acked, Limits, Refusal, Rejected, encode
+from hyps.protocol import (
+    Acked,
+    Broker,
+    ClientProtocol,
+    Limits,
+    Messages,
+    Refusal,
+    Rejected,
+    encode,
+)
+from hyps.protocol._wire.http2 import ClientWire
 
 if TYPE_CHECKING:
     from protocol.pair import Event
@@ -313,3 +324,36 @@ def test_the_backlog_counts_what_the_windows_hold_back() -> None:
     assert 65_535 <= sent <= 66_000
     assert client.backlog >= 4 * 100_000 - sent
     assert not client.eof_is_due
+
+
+def test_a_session_that_has_lost_messages_hears_the_next_ones() -> None:
+    """A gap has no bytes on this wire, so nothing of it is ever on its way."""
+    broker = Broker("boot", Limits(max_buffer=100))
+    pair = Pair(broker, opened=False)
+    pair.client = ClientProtocol(wire=ClientWire("hub"))
+
+    def exchange() -> list[Event]:
+        found = []
+        for _ in range(5):
+            found += pair.pump()
+            pair.server.tick(0)
+            pair.client.tick(0)
+        return found
+
+    exchange()
+    pair.client.subscribe(["c" * 50])
+    exchange()
+    publisher = connect(broker)
+    for message in (bytes(100), b"missed"):
+        publisher.client.publish("c" * 50, message)
+        publisher.pump()
+    assert pair.server.missed == 1
+    # It is read until there is nothing more, and not asked again.
+    read = b"".join(iter(pair.server.data_to_send, b""))
+    assert pair.server.backlog == 0
+    publisher.client.publish("c" * 50, b"heard")
+    publisher.pump()
+    assert pair.server.missed == 1
+    pair.client.receive_data(read)
+    [first, second] = [event for event in exchange() if isinstance(event, Messages)]
+    assert [run.messages[0].data for run in (*first.runs, *second.runs)] == [bytes(100), b"heard"]

@@ -92,8 +92,13 @@ class Outbox(OutputQueue):
         self._is_dropping = True
         if self.is_closed:
             return
-        self.gaps.update(channels)
+        self._note_gaps(channels)
         self.missed += count
+
+    def _note_gaps(self, channels: dict[Channel, int]) -> None:
+        # HTTP/2 has no frame for them, and the client knows that it cannot know.
+        if self.wire.counts_losses:
+            self.gaps.update(channels)
 
     def tell_gap(self, channel: Channel) -> None:
         """Queue the channel's gap, if it has or may have one."""
@@ -195,7 +200,7 @@ class Outbox(OutputQueue):
             # Skip channels that the session has left: a channel of that name may be a new one by
             # now.
             held = {each: before for each, before in channels.items() if self in each.subscribers}
-            self.gaps.update(held)
+            self._note_gaps(held)
 
     def end_shedding(self) -> None:
         self._is_shedding = False

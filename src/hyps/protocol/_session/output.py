@@ -225,4 +225,7 @@ class OutputQueue:
         self._leaving -= held - self._held
         self._held = held
         self._idle = not taken
+        if not taken:
+            # The wire has no bytes for these frames, so nothing is leaving.
+            self.settle()
         return b"".join(taken)
