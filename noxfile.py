@@ -46,6 +46,7 @@ nox.options.sessions = [
     "oldest",
     *(f"tests-{version}" for version in PYTHONS[1:-1]),
     "coverage",
+    "docs",
     "readme",
 ]
 
@@ -79,8 +80,15 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session(python=NEWEST)
+def docs(session: nox.Session) -> None:
+    """Build the documentation, to build/docs: warnings are errors."""
+    session.install(".[http2]", *nox.project.dependency_groups(PROJECT, "docs"))
+    session.run("sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "docs", "build/docs")
+
+
+@nox.session(python=NEWEST)
 def readme(session: nox.Session) -> None:
-    """Run the README's commands in a fresh clone, and its examples."""
+    """Run the README's commands that download something, in a fresh clone."""
     session.install(".", *TEST)
     session.run("pytest", "-q", "tests/readme", *session.posargs)
 

@@ -1,10 +1,10 @@
 """Logging that can do no harm. Everything that the package logs goes through :class:`Log`.
 
-1. Nothing that a filter or a handler raises reaches the caller: a line is written in the middle of
-   a change of state, and the application's logging must not leave that half done.
-2. Lines that a peer or a slow reader can cause again and again are bounded in rate. What is left
-   out is counted, and the next line of the kind tells the number.
-3. What stands in a line is bounded in length, and escaped: most of it was chosen by a peer.
+1. It contains what filters and handlers raise. Lines are written in the middle of changes of state,
+   and the application's logging must not leave such a change half done.
+2. It bounds the rate of lines that a peer or a slow reader can cause again and again. It counts the
+   lines that it leaves out, and the next line of the kind tells the number.
+3. It bounds the length of what it quotes and escapes it, because peers choose most of it.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from ._text import one_line
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Lines of one kind that may come at once, and the seconds after which there may be one more. What
-#: is below a warning is for those who asked for details.
+#: So many lines of one kind may come at once, and another one after as many seconds. Lines below
+#: the level of warnings are details, which the application has asked for.
 _BURST: Final = 5
 _INTERVAL: Final = 10.0
 _DETAIL_BURST: Final = 200
 _DETAIL_INTERVAL: Final = 0.05
 
-#: Characters of each argument of a line.
+#: The bound of each argument of a line, in characters.
 _MAX_ARGUMENT: Final = 500
 
 
 class _Allowance:
-    """How many lines of one kind may be written, as a bucket that fills with time."""
+    """The allowance for lines of one kind: a token bucket."""
 
     __slots__ = ("_at", "_burst", "_interval", "_room", "omitted")
 
@@ -43,7 +43,7 @@ class _Allowance:
         self._interval = _DETAIL_INTERVAL if is_detail else _INTERVAL
         self._room: float = self._burst
         self._at = now
-        #: Lines that were left out since the last one.
+        #: How many lines were left out since the last one.
         self.omitted = 0
 
     def has_room(self, now: float) -> bool:
@@ -56,7 +56,7 @@ class _Allowance:
 
 
 class Log:
-    """A logger, for one hub or one client: what others repeat leaves no line of its own out.
+    """A logger for one hub or one client, so that no other one uses up its allowance.
 
     Lines are of one kind if they have the same text but for their arguments.
 
@@ -90,19 +90,19 @@ class Log:
     def has_room(self, text: str, level: int = logging.WARNING) -> bool:
         """Tell whether a line of this kind would be written now.
 
-        For callers who can sum up what they have to say until there is room.
+        For callers that can sum up what they have to say until there is room.
         """
         return not self._is_writing and self._allowance(text, level).has_room(self._now())
 
     def tell_omitted(self) -> None:
-        """Write how many lines were left out that no later line has told of."""
+        """Tell how many lines were left out, as far as no later line has told."""
         for text, allowance in list(self._allowances.items()):
             omitted, allowance.omitted = allowance.omitted, 0
             if omitted:
                 self._emit(logging.WARNING, "left out %d more lines like: %s", (omitted, text))
 
     def _allowance(self, text: str, level: int) -> _Allowance:
-        # There are as many as there are texts in this package.
+        # The texts in this package bound their number.
         allowance = self._allowances.get(text)
         if allowance is None:
             allowance = self._allowances[text] = _Allowance(level, self._now())
@@ -119,7 +119,7 @@ class Log:
         if not is_wanted:
             return
         allowance = self._allowance(text, level)
-        # A handler that uses what it logs for may cause lines without end.
+        # A handler that uses the client or hub itself could cause lines without end.
         if self._is_writing or not allowance.has_room(self._now()):
             allowance.omitted += 1
             return
@@ -146,7 +146,7 @@ class Log:
             self._is_writing = False
 
     def _complain(self) -> None:
-        """Say on standard error that logging fails: once, and as Python's own handlers do."""
+        """Report on standard error that logging fails, once, like Python's own handlers."""
         if self._has_complained or not logging.raiseExceptions:
             return
         self._has_complained = True

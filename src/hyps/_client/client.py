@@ -37,24 +37,24 @@ WhenDisconnected = Literal["wait", "raise"]
 
 DEFAULT_URL: Final = "hyps://127.0.0.1:8787"
 
-#: What one subscription buffers: some frames of small messages, or some large messages. Readers
-#: that keep up on the whole are not to lose anything in a burst.
+#: What one subscription buffers: some frames of small messages, or some large messages. A reader
+#: that keeps up on average loses nothing in a burst.
 DEFAULT_MAX_MESSAGES: Final = 16_384
 DEFAULT_MAX_BYTES: Final = 4 * 1024 * 1024
 
 
-#: Characters that are shown of the reason why a client is not connected.
+#: The repr of a client shows at most so many characters of the reason why it is not connected.
 _MAX_TROUBLE: Final = 500
 
-#: Seconds. Who waits for a hub that was away for minutes is told within some seconds more.
+#: In seconds. A client whose hub was away for minutes is back within some seconds.
 DEFAULT_RECONNECT_MAX_DELAY: Final = 10.0
 
 
 class Client:
-    """A connection to a hub, shared by any number of tasks and subscriptions.
+    """A connection to a hub, which any number of tasks and subscriptions share.
 
-    Made by :func:`connect`. Enter it, once at a time, or call :meth:`connect` and
-    :meth:`shutdown`, which any two tasks may do::
+    :func:`connect` makes it. Enter it, once at a time; or call :meth:`connect` and
+    :meth:`shutdown`, from any two tasks::
 
         async with hyps.connect("hyps://127.0.0.1:8787") as client:
             await client.publish("foo_ch", b"foo_msg")
@@ -74,7 +74,8 @@ class Client:
         addresses = parse_url(url)
         self._url = name_of(addresses)
         limits = limits or Limits()
-        # Made for what it raises: a token that cannot be sent is the caller's error, and now.
+        # Try it out, for its errors: a token that cannot be sent is the caller's error, and at
+        # once.
         ClientProtocol(token=token, wire=make_wire(addresses[0], limits)).data_to_send()
         if not getattr(addresses[0], "tls", False):
             for name, given in (("ssl_context", ssl_context), ("server_hostname", server_hostname)):
@@ -103,7 +104,7 @@ class Client:
 
     async def __aenter__(self) -> Self:
         reconnector = self._reconnector
-        # Where its event loop is gone, nobody will leave the outer block.
+        # If its event loop is gone, nobody will leave the outer block.
         if self._is_entered and not (reconnector is not None and reconnector.abandon_if_gone()):
             if reconnector is not None:
                 reconnector.check_here()
@@ -137,7 +138,7 @@ class Client:
 
     def __del__(self) -> None:
         reconnector = getattr(self, "_reconnector", None)
-        # In a child that was forked the connection is the parent's, who may have it still.
+        # In a forked child the connection is the parent's, who may still use it.
         if reconnector is not None and not reconnector.is_over and not reconnector.is_inherited:
             warnings.warn(
                 f"a client of {self._url} was never shut down", ResourceWarning, stacklevel=2
@@ -152,14 +153,14 @@ class Client:
     async def connect(self) -> None:
         """Connect, in any task; returns when the hub has opened the session.
 
-        Calls while it is connecting, or connecting again, wait for the same connection, and when it
-        is connected they do nothing. If it was shut down, or could not be connected, it
-        connects anew; so it does if the event loop in which it was connected is gone, or this
-        process was forked from the one in which it was.
+        While the client connects, further calls wait for the same connection. When it is connected
+        they do nothing. A client that was shut down or that failed to connect connects anew. So
+        does one whose event loop is gone, or that belongs to the process that this one was forked
+        from.
 
-        :raises RuntimeError: if it is connected in another event loop, with what works there
+        :raises RuntimeError: if it is connected in another event loop, with advice that works there
         :raises ConnectionRefused: if no session could be opened
-        :raises AuthenticationFailed: if that was for the token
+        :raises AuthenticationFailed: if the token is the reason for that
         :raises ConnectionLost: if the client is shut down meanwhile
         """
         reconnector = self._reconnector
@@ -176,11 +177,11 @@ class Client:
         await reconnector.wait_open()
 
     async def shutdown(self) -> None:
-        """Send what is queued, end every iteration, and close. Harmless when there is nothing to.
+        """Send what is queued, end every iteration, and close. Harmless if nothing is connected.
 
-        It takes ``limits.close_timeout`` at most, and goes on when the caller is cancelled.
+        This takes at most ``limits.close_timeout``, and goes on if the caller is cancelled.
 
-        :raises RuntimeError: if it is connected in another event loop, with what works there
+        :raises RuntimeError: if it is connected in another event loop, with advice that works there
         """
         reconnector = self._reconnector
         if reconnector is not None:
@@ -191,23 +192,23 @@ class Client:
             else:
                 await checkpoint()
         finally:
-            # Unless another task has connected it anew meanwhile.
+            # Another task may have connected the client anew in between.
             if self._reconnector is reconnector:
                 self._status.end()
 
     async def aclose(self) -> None:
-        """Do what :meth:`shutdown` does."""
+        """Shut down, like :meth:`shutdown`."""
         await self.shutdown()
 
     @property
     def connected(self) -> bool:
-        """Whether there is a connection now, with all channels subscribed. For readiness checks."""
+        """Whether there is a connection with all channels subscribed, for readiness checks."""
         return self._reconnector is not None and self._reconnector.is_open
 
     def events(self) -> AsyncIterator[ConnectionEvent]:
         """Watch the connection: :class:`Connected`, :class:`Disconnected`, :class:`Reconnected`.
 
-        The first event is how things are now, if the client was connected before::
+        If the client was connected before, the first event tells the present state::
 
             async for event in client.events():
                 print(event)
@@ -217,7 +218,7 @@ class Client:
         return ConnectionEvents(self._status)
 
     def _get_reconnector(self) -> Reconnector:
-        # Per operation.
+        # Each operation calls this.
         reconnector = self._reconnector
         if reconnector is None:
             raise ConnectionLost("the client is not connected: enter it, or await its connect()")
@@ -230,21 +231,21 @@ class Client:
     async def publish(self, channel: str, data: Data) -> None:
         """Publish a message; returns when the hub has ACKed.
 
-        While the client is connecting again it waits, as all operations do, unless
-        ``when_disconnected`` is ``"raise"``. What was begun is never sent again.
+        While the client connects again this waits, like all operations, unless
+        ``when_disconnected`` is ``"raise"``. The client never sends an operation twice.
 
-        The ACK means that the hub has taken the message, and has queued it for every session that
-        was subscribed then, or counted it as missed there. When cancelled the message may be
-        published all the same.
+        The ACK means that the hub has taken the message, and has queued it, or counted it as
+        missed, for every session that is subscribed. If this call is cancelled, the hub may take
+        the message all the same.
 
         :param channel: name of the channel
         :param data: the message; text becomes UTF-8
         :raises InvalidChannel: if the name cannot be a channel's, or the hub refuses it
-        :raises MessageTooLarge: if the hub would not take it
+        :raises MessageTooLarge: if it exceeds the hub's limit
         :raises PermissionDenied: if the hub does not allow it
-        :raises Unavailable: if the hub did not take it as it is about to leave
+        :raises Unavailable: if the hub did not take it, because it is about to leave
         :raises ConnectionLost: if the connection was lost before the ACK, so that the outcome is
-            unknown; or if there is none, and none to wait for
+            unknown; or if there is no connection and none to wait for
         """
         reconnector = self._get_reconnector()
         connection = reconnector.open_connection
@@ -259,12 +260,12 @@ class Client:
     async def publish_many(self, messages: Iterable[tuple[str, Data] | Message]) -> None:
         """Publish messages in order; returns when the hub has ACKed all of them.
 
-        They are taken from the iterable in batches, as there is room to send them. If one is
-        wrong or is refused no more batches are taken, and the first error is raised when those
-        under way are answered. What came before it may have been published.
+        This takes messages from the iterable in batches, as there is room to send them. After a
+        wrong or refused message it takes no more batches, and raises the first error when the
+        batches under way have answers. The messages before that one may have been published.
 
-        :param messages: channel and message of each, or each as a :class:`Message`
-        :raises TypeError: if they are something else, a dict for example
+        :param messages: pairs of channel and message, or :class:`Message` objects
+        :raises TypeError: if they are something else, such as a dict
         :raises InvalidChannel: see :meth:`publish`, likewise for the others
         :raises MessageTooLarge:
         :raises PermissionDenied:
@@ -279,7 +280,7 @@ class Client:
         try:
             while not batches.failed:
                 if not batches.are_on(reconnector.open_connection):
-                    # What came before is answered first, and may be a reason to go no further.
+                    # Wait for the answers to earlier batches: one of them may be an error.
                     await batches.wait()
                 connection = await reconnector.get_connection()
                 if connection.is_full and not await connection.wait_for_room():
@@ -293,14 +294,14 @@ class Client:
                 batches.append(
                     connection, connection.expect(connection.note_and_flush(operation), is_own=True)
                 )
-                # The writer sends this batch while the next one is made.
+                # The batch leaves while this task makes the next one.
                 await checkpoint()
         except anyio.get_cancelled_exc_class():
             batches.abandon()
             raise
         except Exception as caught:
-            # A message is wrong, the iterable failed, or the connection is lost. The answers that
-            # are due come first, as they are about what came before.
+            # A message is wrong, the iterable failed, or the connection is lost. Answers to earlier
+            # batches go first.
             error = caught
         await batches.wait()
         if error is not None:
@@ -309,15 +310,15 @@ class Client:
     def publish_nowait(self, channel: str, data: Data) -> None:
         """Publish a message without waiting for room or for the ACK.
 
-        If the hub refuses it, :meth:`flush` raises that.
+        If the hub refuses the message, :meth:`flush` raises the error.
 
         :param channel: name of the channel
         :param data: the message; text becomes UTF-8
         :raises WouldBlock: if ``limits.max_backlog`` bytes wait to be sent, or the client is
             connecting again
         :raises InvalidChannel: if the name cannot be a channel's
-        :raises MessageTooLarge: if the hub would not take it
-        :raises ConnectionLost: if there is no connection, and none to wait for
+        :raises MessageTooLarge: if it exceeds the hub's limit
+        :raises ConnectionLost: if there is no connection and none to wait for
         """
         reconnector = self._get_reconnector()
         connection = reconnector.open_connection
@@ -331,10 +332,10 @@ class Client:
         connection.publish_unawaited(channel, data)
 
     async def flush(self) -> None:
-        """Wait until all operations so far are answered, or lost.
+        """Wait until all operations so far have an answer, or are lost.
 
-        :raises HypsError: the first error among the operations that nobody awaited, since the
-            last call; :class:`ConnectionLost` if they were lost with their connection
+        :raises HypsError: the first error since the last call among the operations that nobody
+            awaits; :class:`ConnectionLost` if they were lost with their connection
         :raises ConnectionLost: if the connection is lost meanwhile, or there is none and none to
             wait for
         """
@@ -393,20 +394,20 @@ class Client:
     ) -> Subscription[Message] | Subscription[Message | Gap]:
         """Make a subscription; entering it subscribes the channels.
 
-        Entering returns when the hub has ACKed. It is all of the channels or, if it raises or is
-        cancelled, none. No task group is opened and no cancel scope, so it can be entered in an
-        async generator.
+        Entering returns when the hub has ACKed. It subscribes all of the channels or, if it raises
+        or is cancelled, none. It opens no task group and no cancel scope, so an async generator can
+        enter it.
 
-        :param channels: their names; none, and more later, are fine
-        :param gaps: yield a :class:`Gap` in the place of messages that were missed. If not they are
-            only counted and logged.
-        :param overflow: what happens when a message finds the buffer full. With ``"drop_newest"``
-            it is missed; with ``"drop_oldest"`` the oldest are, to make room; with ``"latest"`` the
-            buffer holds one message of each channel, the newest; with ``"close"`` the subscription
-            ends there, and raises :class:`SubscriptionOverflow` when what it has was read.
-        :param max_messages: messages that the buffer holds
-        :param max_bytes: bytes that the buffer holds, as records. An empty buffer takes a message
-            of any size.
+        :param channels: their names; there may be none yet
+        :param gaps: yield a :class:`Gap` in the place of lost messages. Otherwise losses are only
+            counted and logged.
+        :param overflow: what happens when a message finds the buffer full. ``"drop_newest"``: it is
+            lost. ``"drop_oldest"``: the oldest messages are lost, to make room. ``"latest"``: the
+            buffer holds only the newest message of each channel. ``"close"``: the subscription ends
+            there, and raises :class:`SubscriptionOverflow` after what it has buffered.
+        :param max_messages: the messages that the buffer may hold
+        :param max_bytes: the bytes that the buffer may hold, as records. An empty buffer takes a
+            message of any size.
         :return: an async context manager and iterator
         :raises ValueError: if there is no such policy, or a bound is not positive
         """
@@ -430,29 +431,31 @@ def connect(
     reconnect_max_delay: float = DEFAULT_RECONNECT_MAX_DELAY,
     limits: Limits | None = None,
 ) -> Client:
-    """Make a client. Nothing is connected until it is entered.
+    """Make a client. It connects when it is entered.
 
-    The first connection fails at once if there is no hub. One that is lost later is made again,
-    however long it takes, and the channels of all subscriptions with it.
+    The first connection fails at once if there is no hub. When the connection is lost later, the
+    client makes another one, however long that takes, and restores the channels of all
+    subscriptions.
 
     :param url: ``hyps://host:port``, ``hypss://host:port`` (TLS), ``hyps+unix:///path`` or
         ``memory://name``; over HTTP/2, for a hub of Hyps for Nim, ``http://host:port`` or
-        ``https://host:port``; if there is none, the environment's ``HYPS_URL``, or else
-        ``hyps://127.0.0.1:8787``. Several hosts, ``hyps://host:port,host:port``, are tried in this
-        order at each connecting; hubs know nothing of each other, so give all clients the same.
-    :param token: what the hub knows the client by, if it asks; if there is none, the environment's
+        ``https://host:port``. The default is the environment's ``HYPS_URL``, or else
+        ``hyps://127.0.0.1:8787``. The client tries several hosts, ``hyps://host:port,host:port``,
+        in this order each time it connects. Hubs know nothing of each other, so give all clients
+        the same list.
+    :param token: the token, if the hub asks for one; the default is the environment's
         ``HYPS_TOKEN``
-    :param ssl_context: for TLS; None trusts whom the system trusts. For ``https`` it must ask for
+    :param ssl_context: for TLS; None trusts whom the system trusts. For ``https`` it must offer
         HTTP/2: ``ssl_context.set_alpn_protocols(["h2"])``.
-    :param server_hostname: for TLS; the name that the hub's certificate must be for, if that is not
+    :param server_hostname: for TLS; the name that the hub's certificate must be for, if it is not
         the host in the URL
-    :param when_disconnected: what operations do that are begun while the client is connecting
-        again: ``"wait"``, or ``"raise"`` :class:`ConnectionLost`
-    :param reconnect_max_delay: seconds to wait before connecting again, at most. The first wait is
-        up to 0.1 seconds, each further one up to twice as long, at random.
+    :param when_disconnected: what operations do while the client connects again: ``"wait"``, or
+        ``"raise"`` :class:`ConnectionLost`
+    :param reconnect_max_delay: the longest delay between two attempts, in seconds. The first delay
+        is up to 0.1 seconds, and each further one up to twice as long, at random.
     :param limits: the client's own bounds
-    :raises InvalidURL: if Hyps cannot connect to such a URL, or not without the extra ``http2``
-    :raises ValueError: if an argument is none of these, the token cannot be sent, or there is an
+    :raises InvalidURL: if Hyps cannot connect to the URL, or needs the extra ``http2`` for it
+    :raises ValueError: if an argument has another value, the token cannot be sent, or there is an
         ``ssl_context`` or a ``server_hostname`` without TLS
     """
     if url is None:

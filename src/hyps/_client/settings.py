@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 class Settings:
     """How a client connects.
 
-    :param addresses: where hubs are, in the order in which they are tried
-    :param token: what the hub knows the client by
+    :param addresses: the hubs' addresses, in the order in which to try them
+    :param token: the token to present
     :param ssl_context: for TLS
     :param server_hostname: the name that the hub's certificate is for, if it is not the host's
     :param limits: the client's own bounds
-    :param waits: whether operations wait for a connection that was lost
-    :param reconnect_max_delay: seconds to wait before connecting again, at most
+    :param waits: whether operations wait for the next connection when one was lost
+    :param reconnect_max_delay: the longest delay between two attempts, in seconds
     """
 
     addresses: tuple[Address, ...]

@@ -1,4 +1,4 @@
-"""What becomes of a client's connection, as events that users can watch."""
+"""The events of a client's connection, which users can watch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .._net.backend import here, waiter_type, wake
 if TYPE_CHECKING:
     from .._net.backend import Home, Waiter
 
-#: Events that one watcher may leave unread; older ones are forgotten. Each loss is two of them.
+#: A watcher that does not read keeps at most so many events, the newest. Each loss makes two.
 _MAX_UNREAD: Final = 100
 
 
@@ -32,7 +32,7 @@ class Connected:
 class Disconnected:
     """The client has no connection. It connects again, unless this is the last event.
 
-    There is another one for each new reason why it cannot have one again.
+    Each new reason why it cannot connect gives another event.
 
     :param hub: URL of the hub that it had
     :param reason: in words
@@ -56,17 +56,17 @@ ConnectionEvent = Connected | Disconnected | Reconnected
 
 
 class ConnectionEvents:
-    """An async iterator of what becomes of a client's connection. Made by :meth:`Client.events`.
+    """An async iterator of a client's connection events. :meth:`Client.events` makes it.
 
-    It ends when the client is shut down. Of a watcher that does not read the last 100 events are
-    kept.
+    It ends when the client is shut down. It keeps the last 100 events for a watcher that does not
+    read.
     """
 
     def __init__(self, status: Status) -> None:
         self._status = status
         self._events: deque[ConnectionEvent] = deque(maxlen=_MAX_UNREAD)
         self._waiters: list[Waiter] = []
-        # Where they wait.
+        # The event loop in which they wait.
         self._home: Home | None = None
         if status.current is not None:
             self._events.append(status.current)
@@ -80,7 +80,7 @@ class ConnectionEvents:
         self._check_here()
         await checkpoint()
         while True:
-            # Each time: it may have been connected elsewhere meanwhile.
+            # Check each time: the client may have been connected in another event loop since.
             self._check_here()
             if self._events:
                 return self._events.popleft()
@@ -97,14 +97,14 @@ class ConnectionEvents:
                 raise
 
     def _check_here(self) -> None:
-        """Raise if nobody could wake the caller: the client, or others who wait, are elsewhere."""
+        """Raise if nobody could wake the caller: the client or other waiters are elsewhere."""
         homes = (self._status.home, self._home if self._waiters else None)
         for home in homes:
             if not self._is_ended and home is not None and not home.is_here():
                 raise RuntimeError(home.advice())
 
     def take(self, event: ConnectionEvent | None) -> None:
-        """Take an event; none is the end."""
+        """Add an event; None is the end."""
         if event is None:
             self._is_ended = True
         else:
@@ -112,7 +112,7 @@ class ConnectionEvents:
         self.wake()
 
     def wake(self) -> None:
-        """Let those who wait look again, wherever they are."""
+        """Wake all waiters, wherever they are."""
         waiters, self._waiters = self._waiters, []
         if not waiters or self._home is None:
             return
@@ -128,16 +128,16 @@ class ConnectionEvents:
 
 
 class Status:
-    """Tells all who watch a client what becomes of its connection."""
+    """Passes a client's connection events to all watchers."""
 
     def __init__(self) -> None:
-        #: The last event, if it still says how things are.
+        #: The last event, while it tells the present state.
         self.current: ConnectionEvent | None = None
-        #: Whether nothing more is to come, unless the client is connected anew.
+        #: Whether no more events come, unless the client is connected anew.
         self.is_over = False
-        #: Where the client is connected, if it is.
+        #: The event loop that the client is connected in, if it is.
         self.home: Home | None = None
-        #: Weak: a watcher that nobody reads any more needs not be told.
+        #: Weak references: a watcher that nobody reads any more needs no events.
         self.watchers: WeakSet[ConnectionEvents] = WeakSet()
 
     def post(self, event: ConnectionEvent) -> None:
@@ -146,11 +146,11 @@ class Status:
             watcher.take(event)
 
     def begin(self) -> None:
-        """Take it that the client is being connected here, for the first time or anew."""
+        """Note that the client connects in this event loop, for the first time or anew."""
         self.is_over = False
         self.home = here()
         for watcher in list(self.watchers):
-            # Elsewhere they would be told too late, or never: that they are told.
+            # Watchers in other event loops learn by an error that they are in the wrong place.
             watcher.wake()
 
     def end(self) -> None:

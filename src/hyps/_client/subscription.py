@@ -1,4 +1,4 @@
-"""A subscription: a bounded buffer that its user iterates."""
+"""The subscription: the user's end of a bounded buffer."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ if sys.version_info >= (3, 13):
 else:
     from typing_extensions import TypeVar
 
-#: Runs or batches that a reader takes from its buffer before it lets other tasks run, and messages
-#: that count as another one.
+#: A reader lets other tasks run after as many runs or batches. This many messages count as one
+#: more.
 _RUNS_PER_PASS: Final = 64
 _MESSAGES_OF_RUN: Final = 64
 
@@ -38,7 +38,7 @@ Item = TypeVar("Item", bound=Message | Gap, covariant=True, default=Message)
 
 
 class Subscription(Generic[Item]):
-    """Channels, and the messages that arrive in them. Made by :meth:`Client.subscribe`.
+    """Channels, and the messages that arrive in them. :meth:`Client.subscribe` makes it.
 
     Enter it, iterate it, leave it::
 
@@ -46,20 +46,19 @@ class Subscription(Generic[Item]):
             async for message in subscription:
                 print(message.channel, message.data)
 
-    Its channels may change meanwhile, and several tasks may change them; one at a time may read,
-    and a second one gets ``anyio.BusyResourceError``. Messages of its channels arrive in the order
-    in which the hub took them.
+    Any task may change its channels while it is read. One task at a time may read it; a second one
+    gets ``anyio.BusyResourceError``. Messages arrive in the order in which the hub took them.
 
-    When the connection is lost the iteration goes on as soon as there is another one; what was
-    published meanwhile is missed. It ends when the subscription was left or the client was shut
-    down, and raises when the connection is lost for good or a hub that it came back to refuses one
-    of the channels, in each case after what is in the buffer.
+    When the connection is lost, the iteration goes on as soon as there is another one. What was
+    published in between is lost. The iteration ends when the subscription is left or the client is
+    shut down. It raises when the connection is lost for good, or when a hub that the client came
+    back to refuses one of the channels. In each case it first yields what is in the buffer.
 
-    The buffer is bounded, and what happens when it is full was chosen with ``overflow``. Each
-    loss is counted and logged; with ``gaps=True`` it is also yielded, as a :class:`Gap` where the
-    messages would have been. Other subscriptions are not affected.
+    The buffer is bounded, and ``overflow`` decides what happens when it is full. Each loss is
+    counted and logged. With ``gaps=True`` it is also yielded, as a :class:`Gap` where the messages
+    would have been. Other subscriptions are not affected.
 
-    One that nobody refers to any more and that was not left is left then, with a
+    When nothing refers any more to a subscription that was not left, the client leaves it, with a
     ``ResourceWarning``.
     """
 
@@ -116,19 +115,20 @@ class Subscription(Generic[Item]):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Without waiting, so that it works in a cancelled task and in a generator's finaliser.
+        # Leave without waiting, so that it works in a cancelled task and in a generator's
+        # finalizer.
         reconnector = self._once_entered()
         if exc_type is not GeneratorExit:
-            # Otherwise nobody awaits this any more, and it may be closed anywhere.
+            # The garbage collector may close an abandoned generator in any thread.
             reconnector.check_may_close()
         reconnector.leave_for_good(self._inbox)
 
     def __del__(self) -> None:
-        # The connection knows the inbox alone, so this runs when nobody can read or leave it.
+        # The Reconnector refers only to the inbox, so this runs when nobody can read or leave it.
         reconnector: Reconnector | None = getattr(self, "_reconnector", None)
         if reconnector is None or self._inbox.is_ended:
             return
-        # In a child that was forked it is the parent's.
+        # In a forked child the subscription is the parent's.
         if not reconnector.is_inherited:
             channels = ", ".join(sorted(self._inbox.channels)[:3])
             reconnector.leave_soon(self._inbox)
@@ -153,13 +153,14 @@ class Subscription(Generic[Item]):
 
     @property
     def channels(self) -> frozenset[str]:
-        """The channels that it holds now."""
+        """The channels that it holds."""
         return frozenset(self._inbox.channels)
 
     async def subscribe(self, *channels: str) -> None:
-        """Add channels; returns when the hub has ACKed. Those that it holds are left alone.
+        """Add channels; returns when the hub has ACKed.
 
-        It is all of them or, if it raises or is cancelled, none.
+        This adds all of the channels or, if it raises or is cancelled, none. Channels that the
+        subscription already holds stay.
 
         :raises InvalidChannel: if a name cannot be a channel's, or the hub refuses it
         :raises PermissionDenied: if the hub does not allow it, or the session has too many
@@ -169,9 +170,10 @@ class Subscription(Generic[Item]):
         await self._entered().join(self._inbox, channels)
 
     async def unsubscribe(self, *channels: str) -> None:
-        """Remove channels; returns when the hub has ACKed. Those that it does not hold are ignored.
+        """Remove channels; returns when the hub has ACKed.
 
-        Nothing of them arrives from now on. What is in the buffer stays there.
+        From now on nothing of them arrives. What is in the buffer stays there. Channels that the
+        subscription does not hold are ignored.
 
         :raises ConnectionLost: if the connection is lost before the hub ACKed
         :raises SubscriptionClosed: if the subscription was left
@@ -193,7 +195,7 @@ class Subscription(Generic[Item]):
 
     @property
     def missed(self) -> int:
-        """Messages that were lost, as far as they could be counted.
+        """How many messages were lost, as far as anybody could count them.
 
         At the hub, because this process read too slowly; here, because the buffer was full; and
         between two connections.
@@ -202,9 +204,9 @@ class Subscription(Generic[Item]):
 
     @property
     def missed_unknown(self) -> bool:
-        """Whether messages were lost whose number cannot be known, or may have been.
+        """Whether messages were lost, or may have been, that nobody can count.
 
-        Over HTTP/2 that is always so: a hub cannot tell there what it has dropped.
+        Over HTTP/2 this is always true, because a hub cannot tell there what it has dropped.
         """
         return self._inbox.missed_unknown
 
@@ -214,7 +216,7 @@ class Subscription(Generic[Item]):
         return self
 
     async def __anext__(self) -> Item:
-        # Per message: these two lines. The rest is per run.
+        # These two lines run once per message, and the rest once per run.
         for message in self._buffer.ready:
             return message  # type: ignore[no-any-return]
         item = await self._next()
@@ -237,7 +239,7 @@ class Subscription(Generic[Item]):
         return item
 
     def receive_nowait(self) -> Item:
-        """Give the next message, or gap, if there is one.
+        """Return the next message, or gap, if there is one.
 
         :raises WouldBlock: if there is none now
         :raises SubscriptionClosed: see :meth:`receive`, likewise for the others
@@ -254,13 +256,13 @@ class Subscription(Generic[Item]):
         raise WouldBlock("there is no message now")
 
     async def receive_many(self, at_least: int = 1) -> list[Item]:
-        """Wait for messages, or gaps, and give all that are there, in order.
+        """Wait for messages, or gaps, and return all that are there, in order.
 
-        It gives fewer than asked for if a message finds the buffer full meanwhile, or the
-        subscription ends: then what there is, and it raises only if that is nothing. When it is
-        cancelled they stay where they are.
+        If a message finds the buffer full or the subscription ends before there are enough, this
+        returns those that are there, and raises only if there are none. If it is cancelled, they
+        stay in the buffer.
 
-        :param at_least: how many it waits for, of what the subscription yields; at most
+        :param at_least: how many to wait for, of what the subscription yields; at most
             ``max_messages``
         :raises ValueError: if ``at_least`` is out of bounds
         :raises SubscriptionClosed: see :meth:`receive`, likewise for the others
@@ -280,7 +282,7 @@ class Subscription(Generic[Item]):
         return items
 
     async def _wait_for(self, count: int) -> None:
-        """Wait until so many items are there, or there will be no more of them."""
+        """Wait until there are so many items, or no more will come."""
         buffer = self._buffer
         if not 1 <= count <= buffer.max_messages:
             raise ValueError(
@@ -292,12 +294,10 @@ class Subscription(Generic[Item]):
                 break
 
     async def receive_raw(self) -> bytes:
-        """Do what :meth:`receive_many` does, and give concatenated records.
+        """Do what :meth:`receive_many` does, and return concatenated records.
 
-        For forwarding, to who decodes them with :func:`hyps.protocol.records`, which gives pairs of
-        channel and data, or the like. Unless
-        a run was begun with another method, no message is looked at on the way. Records have no
-        place for gaps: those are only counted.
+        This is for forwarding messages without decoding them; :func:`hyps.protocol.records` decodes
+        them. Records have no place for gaps, which are only counted.
 
         :raises SubscriptionClosed: see :meth:`receive`, likewise for the others
         :raises SubscriptionOverflow:
@@ -333,7 +333,7 @@ class Subscription(Generic[Item]):
         return item
 
     def _take(self) -> Item | None:
-        """Take the next item that is to be yielded, if there is one."""
+        """Take the next item to yield, if there is one."""
         buffer = self._buffer
         item: Any
         while buffer:
@@ -343,7 +343,7 @@ class Subscription(Generic[Item]):
         return None
 
     def _is_pass_over(self) -> bool:
-        """Count a run, and tell whether so many were read that it is the turn of other tasks."""
+        """Count a run, and tell whether it is the turn of other tasks."""
         self._runs_taken += 1
         if self._runs_taken < _RUNS_PER_PASS:
             return False
@@ -355,7 +355,7 @@ class Subscription(Generic[Item]):
             raise anyio.BusyResourceError("reading from")
 
     async def _wait(self) -> bool:
-        """Wait for something to take; False if there will be nothing more."""
+        """Wait for something to take; return False if nothing more will come."""
         reconnector = self._once_entered()
         reconnector.check_here()
         inbox = self._inbox

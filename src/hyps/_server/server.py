@@ -111,7 +111,7 @@ class Server(anyio.AsyncContextManagerMixin):
 
     @property
     def broker(self) -> Broker:
-        """Channels, sessions and counters: :meth:`Broker.stats` gives a snapshot of the latter."""
+        """Channels, sessions and counters, see :meth:`hyps.protocol.Broker.stats`."""
         return self._broker
 
     @property

@@ -52,7 +52,7 @@ class Taken:
     """The hub took records from a session and queued their answers.
 
     An embedder that serves several sessions adds up the work. When one session has caused more than
-    ``PASS_WORK`` of :mod:`hyps.protocol.limits`, some milliseconds, let the others have a turn.
+    ``PASS_WORK`` (4,096), some milliseconds, let the others have a turn.
 
     :param records: how many; 0 if the work was in frames without records
     :param work: how much work this was, in units of about one record taken or one run handed out

@@ -76,6 +76,7 @@ class MemoryConnection:
 
     @property
     def is_stalled(self) -> bool:
+        """Whether :meth:`stall` holds it."""
         return not self._flowing.is_set()
 
     def stall(self) -> None:

@@ -182,6 +182,7 @@ class Broker:
     def subscribe(self, subscriber: Subscriber, name: bytes) -> Channel:
         """Add a subscriber to a channel; adding it twice is harmless.
 
+        :param subscriber: the session's outbox, for example
         :param name: UTF-8, which the caller has checked if it came from a peer
         """
         channel = self._channels.get(name)
@@ -218,6 +219,8 @@ class Broker:
     ) -> None:
         """Remove a session, and its subscriber from all channels: in slices if they are many.
 
+        :param session: the session
+        :param subscriber: what :meth:`open_session` was given for it
         :param channels: all channels that it holds. The broker empties this container rather than
             copy it: the garbage collector would traverse a large copy again and again.
         """

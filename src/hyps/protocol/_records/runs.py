@@ -62,6 +62,7 @@ class Run:
     :param channel: name of the channel
     :param records: one record or more, concatenated
     :param count: how many records these are
+    :param contents: the bytes of each message, if they are known
     """
 
     __slots__ = ("_contents", "_messages", "channel", "count", "records")

@@ -125,7 +125,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
     ) -> int | None:
         """Publish messages. If one of them is wrong, none of this call's is.
 
-        :param messages: channel and message of each, or each as a :class:`Message`
+        :param messages: channel and message of each, or each as a :class:`~hyps.Message`
         :param one_frame: take no more messages than make one frame. Give an iterator, and the next
             call goes on from there.
         :return: the operation's id, whose refusals' indexes are those of the messages; None if
@@ -151,7 +151,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
 
         :param channels: their names
         :param positions: where channels stood when an earlier connection was lost, as
-            :meth:`position` gave it. What was missed since comes as a :class:`Gap`.
+            :meth:`position` gave it. What was missed since comes as a :class:`~hyps.Gap`.
         :return: the operation's id, whose refusals' indexes are those of the channels; None if
             there were no channels
         :raises InvalidChannel: if a name cannot be a channel's

@@ -75,6 +75,7 @@ class Wire(ABC):
     def encode(self, kind: int, bodies: list[bytes], length: int) -> Iterable[bytes]:
         """Encode one frame.
 
+        :param kind: kind of the frame
         :param bodies: parts of its body
         :param length: bytes of all of them
         :return: bytes to send; :meth:`flush` gives what comes later

@@ -1,0 +1,141 @@
+"""Every code block of the documentation runs; what needs downloads runs in ``nox -s readme``."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from pages import (
+    BENCH,
+    BLOCKS,
+    COMMANDS,
+    CURL_LISTEN,
+    CURL_PUBLISH,
+    PAGES,
+    PUB,
+    ROOT,
+    SERVE,
+    SUB,
+    TESTS,
+    TIMEOUT,
+    started,
+    users_environment,
+)
+from programs import needs_program
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PYTHON_BLOCKS = [
+    pytest.param(block.code, id=f"{block.page}-{number}")
+    for number, block in enumerate(BLOCKS)
+    if block.language == "python"
+]
+
+
+@pytest.fixture
+def env() -> dict[str, str]:
+    return users_environment()
+
+
+def test_every_block_is_run_or_is_no_code() -> None:
+    assert {block.language for block in BLOCKS} == {"sh", "python", "text"}
+    assert {block.code for block in BLOCKS if block.language == "sh"} == COMMANDS
+
+
+def test_links_lead_somewhere() -> None:
+    missing = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in PAGES
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text("utf-8"))
+        if "://" not in target and not (page.parent / target).exists()
+    ]
+    assert not missing
+
+
+def test_the_readme_is_short_and_needs_no_file_beside_it() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) <= 200
+    assert "![" not in readme
+
+
+def test_ci_runs_the_test_command() -> None:
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "\nexport CI=true\n" in ci
+    assert ci.endswith(f"\n{TESTS}")
+
+
+def test_commands(env: dict[str, str]) -> None:
+    with started(SERVE, env, "listening at"), started(SUB, env, "subscribed") as sub:
+        subprocess.run(["bash", "-e", "-c", PUB], env=env, check=True, timeout=TIMEOUT)
+        output, _ = sub.communicate(timeout=TIMEOUT)
+        assert output.splitlines() == ["news: hello", "news: from a pipe"]
+        assert sub.returncode == 0
+
+
+def test_bench(env: dict[str, str]) -> None:
+    with started(SERVE, env, "listening at"):
+        done = subprocess.run(
+            ["bash", "-e", "-c", BENCH], env=env, capture_output=True, text=True, timeout=TIMEOUT
+        )
+    assert done.returncode == 0, done.stderr
+    assert "Delivered 40,000 of 40,000, missed 0" in done.stdout
+
+
+@needs_program("curl")
+def test_curl(env: dict[str, str]) -> None:
+    listen, publish = (
+        code.replace("8787", env["HYPS_PORT"]) for code in (CURL_LISTEN, CURL_PUBLISH)
+    )
+    with (
+        started(SERVE, env, "listening at"),
+        # In a group of its own, as it ends with what it is told to.
+        subprocess.Popen(
+            ["bash", "-c", listen], stdout=subprocess.PIPE, start_new_session=True
+        ) as listener,
+    ):
+        try:
+            assert listener.stdout is not None
+            # Nothing tells when it has subscribed, so it is told until it hears.
+            while True:
+                told = subprocess.run(
+                    ["bash", "-e", "-c", publish], stdout=subprocess.PIPE, timeout=TIMEOUT
+                )
+                assert (told.returncode, told.stdout) == (0, b"k")
+                if select.select([listener.stdout], [], [], 0.1)[0]:
+                    break
+            assert listener.stdout.readline() == b"^@^@^@^Knews\n"
+            assert listener.stdout.readline() == b"hello\n"
+        finally:
+            os.killpg(listener.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("code", PYTHON_BLOCKS)
+def test_examples(code: str, env: dict[str, str], tmp_path: Path) -> None:
+    if "import pytest" in code:
+        path = tmp_path / "test_example.py"
+        path.write_text(code, encoding="utf-8")
+        program = ["-m", "pytest", "-q", str(path)]
+        expected = "2 passed"  # on asyncio and on trio
+    else:
+        program = ["-c", code]
+        expected = ""
+    with started(SERVE, env, "listening at"):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", *program],
+            env=env,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert expected in done.stdout
+    assert bool(done.stdout) == ("print(" in code or "import pytest" in code)
