@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import pytest
-from programs import IN_CI, needs_module
+from support.helpers import SCHEMES, TRANSPORTS, Http2Server, hub_at
+from support.programs import IN_CI, needs_module
+
+import hyps
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import AsyncIterator, Generator, Iterator
 
 #: Seconds after which an async test has hung. Tests wait for events and never for seconds, so
 #: this is only ever reached by a failure.
@@ -54,20 +57,63 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
         pyfuncitem.obj = bounded
 
 
+# A hub and a client for tests that need no particular ones.
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what uses a hub or a client over HTTP/2 too, unless it cannot."""
+    if "scheme" in metafunc.fixturenames:
+        is_native = metafunc.definition.get_closest_marker("native_wire") is not None
+        metafunc.parametrize("scheme", ["hyps"] if is_native else SCHEMES)
+
+
+@pytest.fixture
+async def server(anyio_backend: object, scheme: str) -> AsyncIterator[hyps.Server]:
+    """A hub at a port of its own, whose clients speak each wire in turn."""
+    kind = hyps.Server if scheme == "hyps" else Http2Server
+    async with kind(port=0) as server:
+        yield server
+
+
+@pytest.fixture
+async def client(server: hyps.Server) -> AsyncIterator[hyps.Client]:
+    """A client of the hub."""
+    async with hyps.connect(server.urls[0]) as client:
+        yield client
+
+
+@pytest.fixture
+def backend(anyio_backend: tuple[str, dict[str, Any]]) -> str:
+    """The event loop's name, for the other process to run on the same."""
+    name, options = anyio_backend
+    return "uvloop" if options.get("use_uvloop") else name
+
+
+@pytest.fixture(params=TRANSPORTS)
+async def url(
+    request: pytest.FixtureRequest, anyio_backend: object, socket_folder: Path
+) -> AsyncIterator[str]:
+    """The URL of a hub, at each transport in turn."""
+    async with hub_at(request.param, socket_folder) as url:
+        yield url
+
+
 # In CI a check that is skipped is none, whatever it was skipped for.
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name the exception, and let SIGINT be what it usually is.
+    """Register markers, and let SIGINT be what it usually is.
 
     Where this runs in the background of a script SIGINT is ignored, and commands that tests start
     would ignore it too, as they should.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    config.addinivalue_line(
-        "markers", "needs_machine: may be skipped in CI too, as no package gives what it needs"
-    )
+    for marker in (
+        "needs_machine: may be skipped in CI too, because no package provides what it needs",
+        "native_wire: cannot run over HTTP/2: it speaks the native wire itself, or needs its words",
+    ):
+        config.addinivalue_line("markers", marker)
 
 
 @pytest.hookimpl(wrapper=True)

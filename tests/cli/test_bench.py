@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from processes import HYPS, TIMEOUT, Running, running, serving
+from support.processes import HYPS, TIMEOUT, Running, running, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

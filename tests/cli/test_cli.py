@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trustme
-from processes import HYPS, TIMEOUT, Running, running, serving
+from support.processes import HYPS, TIMEOUT, Running, running, serving
 
 import hyps
 

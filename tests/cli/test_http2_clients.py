@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trustme
-from processes import HYPS, TIMEOUT, running, serving
-from programs import needs_program
+from support.processes import HYPS, TIMEOUT, running, serving
+from support.programs import needs_program
 
 from hyps.protocol import encode
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from processes import Running
+    from support.processes import Running
 
 RECORD = encode("news", b"hello")
 CURL = ("curl", "--silent", "--show-error", "--max-time", str(TIMEOUT))

@@ -18,7 +18,7 @@ from select import PIPE_BUF
 from typing import TYPE_CHECKING
 
 import pytest
-from processes import HYPS, PYTHON, TIMEOUT, running, serving
+from support.processes import HYPS, PYTHON, TIMEOUT, running, serving
 
 from hyps.protocol import ClientProtocol
 

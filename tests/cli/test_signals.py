@@ -10,7 +10,7 @@ import time
 from contextlib import ExitStack
 
 import pytest
-from processes import HYPS, PYTHON, TIMEOUT, running, serving
+from support.processes import HYPS, PYTHON, TIMEOUT, running, serving
 
 from hyps.protocol import ClientProtocol
 

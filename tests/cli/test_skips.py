@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import TIMEOUT
+from support.processes import TIMEOUT
 
 TESTS = Path(__file__).parents[1]
 MARKED = """
 import pytest
-from programs import needs_module, needs_program
+from support.programs import needs_module, needs_program
 
 @needs_program("no-such-program")
 def test_program():

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from pages import (
+from support.pages import (
     BENCH,
     BLOCKS,
     COMMANDS,
@@ -27,7 +27,7 @@ from pages import (
     started,
     users_environment,
 )
-from programs import needs_program
+from support.programs import needs_program
 
 if TYPE_CHECKING:
     from pathlib import Path

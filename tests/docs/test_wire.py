@@ -8,8 +8,8 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from processes import PYTHON, Running, running, serving
 from protocol.pair import drain
+from support.processes import PYTHON, Running, running, serving
 
 from hyps.protocol import (
     NEED_DATA,

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
-from pages import DEMO, ROOT, SPEED, TIMEOUT
+from support.pages import DEMO, ROOT, SPEED, TIMEOUT
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,102 @@
+"""The pages of the documentation, and the code blocks in them."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "benchmarks" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+#: Seconds after which a command has hung.
+TIMEOUT = 300
+
+
+class Block(NamedTuple):
+    page: str
+    language: str
+    code: str
+
+
+def find_blocks() -> list[Block]:
+    """All code blocks, but for what is Sphinx's own."""
+    return [
+        Block(str(page.relative_to(ROOT)), language, code)
+        for page in PAGES
+        for language, code in re.findall(
+            r"^```(\S+).*?\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        )
+        if not language.startswith("{")
+    ]
+
+
+BLOCKS = find_blocks()
+
+
+def find(language: str, start: str) -> str:
+    """The block that begins so, on whatever pages it stands: the same everywhere."""
+    [code] = {
+        block.code
+        for block in BLOCKS
+        if block.language == language and block.code.startswith(start)
+    }
+    return code
+
+
+DEMO = find("sh", "python3 -m venv .venv && .venv/bin/pip install . &&")
+TESTS = find("sh", "python3 -m venv .venv && .venv/bin/pip install nox && .venv/bin/nox\n")
+SPEED = find("sh", ".venv/bin/pip install nox && .venv/bin/nox -s bench")
+SERVE = find("sh", "hyps serve")
+SUB = find("sh", "hyps sub")
+PUB = find("sh", "hyps pub")
+BENCH = find("sh", "hyps bench")
+CURL_LISTEN = find("sh", "curl")
+CURL_PUBLISH = find("sh", "printf")
+COMMANDS = {DEMO, TESTS, SPEED, SERVE, SUB, PUB, BENCH, CURL_LISTEN, CURL_PUBLISH}
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def users_environment() -> dict[str, str]:
+    """The environment of a user whose port 8787 may be taken."""
+    port = str(free_port())
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "HYPS_PORT": port, "HYPS_URL": f"hyps://127.0.0.1:{port}"}
+
+
+@contextmanager
+def started(command: str, env: dict[str, str], until: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a command, from the line that says it is ready until it ends."""
+    with subprocess.Popen(
+        ["bash", "-c", f"exec {command}"],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert any(until in line for line in process.stdout)
+            yield process
+        finally:
+            process.terminate()
