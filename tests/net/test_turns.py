@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from support.helpers import let_others_run, wait_until
+from support.peers import raw_client
 
 import hyps
 from hyps._net.engine import Engine
 from hyps.protocol import Limits
 
-from .helpers import let_others_run, wait_until
-from .peers import raw_client
-
 if TYPE_CHECKING:
-    from .peers import Peer
+    from support.peers import Peer
 
 pytestmark = pytest.mark.anyio
 

@@ -47,34 +47,34 @@ MAX_FRAME_CEILING: Final = 256 * MIB
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Bounds of a hub and, where it says so, of a client. All are enforced.
+    """Bounds of a hub and, where it says so, of a client. All of them are enforced.
 
-    :param max_message: bytes of one message. 1 MiB is the default of NATS too; more than that is
-        a file, which wants a store and not fan-out.
-    :param max_channel: bytes of a channel's name. Names are keys, held once at each end.
+    :param max_message: bytes of one message. 1 MiB is the default of NATS too. Anything larger is a
+        file, and belongs into a store.
+    :param max_channel: bytes of a channel's name. Names are keys, which each end holds once.
     :param max_channels: channels that one session may hold. Each costs the hub about 200 bytes.
-    :param max_in_flight: records that one session may have sent without an answer. The answers
-        that the hub keeps for a session are bounded by it.
-    :param max_buffer: bytes queued for one session before its records are dropped and counted.
-        Small enough for thousands of stalled sessions, large enough for a burst of 100,000 small
-        messages.
-    :param max_total_buffer: bytes queued for all sessions together, a message that many wait for
-        counted once. Above it the session with the longest queue loses its messages. Enough for
-        some dozens of sessions at ``max_buffer``, and room on the smallest of servers.
+    :param max_in_flight: records that one session may have sent without an answer. It also bounds
+        the answers that the hub keeps for a session.
+    :param max_buffer: bytes queued for one session before the hub drops its messages and counts
+        them. Small enough for thousands of stalled sessions, large enough for a burst of 100,000
+        small messages.
+    :param max_total_buffer: bytes queued for all sessions together; a message that several wait for
+        counts once. Above this bound the session with the longest queue loses its messages. Enough
+        for some dozens of sessions at ``max_buffer``, and little enough for the smallest servers.
     :param max_kept: channels without subscribers that the hub goes on counting, so that a short
-        disconnection is a gap of known size: all those of one session at ``max_channels``. Each
-        costs about 400 bytes. When there are more, the session that left the most loses its own.
-    :param keep_time: seconds that it goes on, at least; at most three times as many. Clients are
-        back in seconds; who was away for minutes wants a fresh start and not a number.
+        disconnection is a gap of known size: as many as one session may hold. Each costs about 400
+        bytes. When there are more, the session that left the most loses its own first.
+    :param keep_time: the hub counts them for at least so many seconds, and at most three times as
+        many. Clients come back in seconds. After minutes a fresh start serves better than a number.
     :param max_sessions: open sessions of one hub. Each takes a file descriptor, so the operating
-        system's bound may be reached first.
+        system's limit may be reached first.
     :param max_strangers: connections of one hub that have not opened a session yet. At the bound
-        the oldest is closed. As many as there may be clients that come back at once, at some
-        hundred a second and a round trip each, with a lot of room.
-    :param max_strangers_per_address: the same, of one address
-    :param max_backlog: bytes that one client queues before ``publish()`` waits.
-    :param hello_timeout: seconds in which a session must be opened.
-    :param close_timeout: seconds that a goodbye may take: flushing, and waiting for the peer.
+        the hub closes the oldest. When clients come back all at once, some hundred open a session
+        each second and each takes a round trip: this leaves a lot of room.
+    :param max_strangers_per_address: the same, for one address
+    :param max_backlog: bytes that one client queues before ``publish()`` waits
+    :param hello_timeout: seconds that opening a session may take
+    :param close_timeout: seconds that a goodbye may take: flushing, and waiting for the peer
     :param heartbeat: seconds without a sign of life before a PING, and again before giving up.
         Most proxies and NATs forget connections that are idle for a minute or more.
     """
@@ -113,7 +113,7 @@ class Limits:
     def max_frame(self) -> int:
         """Bytes of a frame's kind and body: the largest record, and room above it.
 
-        The room is there so that a message somewhat over ``max_message`` is refused with a code
-        in its ACK and does not cost the session.
+        The extra room lets the hub refuse a message that slightly exceeds ``max_message`` with a
+        code in its ACK, instead of ending the session.
         """
         return self.max_message + self.max_channel + RECORD_OVERHEAD + MERGED_SIZE

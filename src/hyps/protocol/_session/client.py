@@ -1,4 +1,4 @@
-"""The client's end of a connection."""
+"""The client's state machine: operations and messages of one connection, without I/O."""
 
 from __future__ import annotations
 
@@ -34,12 +34,13 @@ if TYPE_CHECKING:
     from .._wire.base import Wire
     from .endpoint import Handler
 
-#: What stands for a channel without a SUBSCRIBE on its way.
+#: Stands for a channel without a SUBSCRIBE under way.
 _NOT_JOINING: Final = (math.inf, 0, b"")
 
 
 def _is_text(text: str) -> bool:
-    # The error has the text in it, so nothing may be raised as its consequence.
+    # The original error quotes the text, which may be a token, so no other may have it as a
+    # context.
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -86,12 +87,12 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         super().__init__(limits or Limits(), wire, self._requests, features)
         self._welcome: Welcome | None = None
         self._operations = Operations()
-        # Channels whose messages are handed out. Those of others are ignored: what arrives for a
-        # channel after its UNSUBSCRIBE was queued is nobody's.
+        # The channels whose messages the client hands out. It ignores messages that arrive for a
+        # channel after its UNSUBSCRIBE was queued.
         self._channels: dict[bytes, Cursor] = {}
-        # Channels with a SUBSCRIBE on its way: the ids of the first and the last one since the
-        # last UNSUBSCRIBE, as the first answer among theirs that grants the channel makes it
-        # known; and where it stood before, if that is to be compared.
+        # Channels with a SUBSCRIBE under way: the ids of the first and the last one since the last
+        # UNSUBSCRIBE, because the first answer to one of these that grants the channel counts; and
+        # the earlier position, to compare with the answer.
         self._joining: dict[str, tuple[int, int, bytes]] = {}
         if token is not None and not isinstance(token, str):
             raise TypeError(f"a token must be a str, not {type(token).__name__}")
@@ -176,7 +177,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         if operation is None:
             return None
         known, joining = self._channels, self._joining
-        # One for all that have nothing of their own.
+        # Channels without a position of their own share one entry.
         joined = (operation, operation, b"")
         if not before and not joining and known.keys().isdisjoint(names):
             self._joining = dict.fromkeys(channels, joined)
@@ -193,7 +194,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         return operation
 
     def unsubscribe(self, channels: Iterable[str]) -> int | None:
-        """Unsubscribe channels. From now on nothing of them is handed out.
+        """Unsubscribe channels. From now on the client hands out nothing of them.
 
         :param channels: their names
         :return: the operation's id; None if there were no channels
@@ -212,7 +213,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         return operation
 
     def position(self, channel: str) -> bytes | None:
-        """Where a channel stands: what was handed out and counted up to now.
+        """Return a channel's position, after everything that the client has handed out.
 
         :return: None if the channel is not subscribed
         """
@@ -221,19 +222,19 @@ class ClientProtocol(Endpoint[_ClientOnly]):
 
     @property
     def counts_losses(self) -> bool:
-        """Whether the hub tells of each message that it drops; not every wire has words for it."""
+        """Whether the hub can tell of each message that it drops; over HTTP/2 it cannot."""
         return self._wire.counts_losses
 
     @property
     def in_flight(self) -> int:
-        """Records that were handed out to be sent and have no answer yet."""
+        """How many records are on their way and have no answer yet."""
         return (
             0 if self._welcome is None else int(self._welcome.max_in_flight - self._output.credit)
         )
 
     @property
     def unanswered(self) -> int:
-        """Operations that have no answer yet."""
+        """How many operations have no answer yet."""
         return len(self._operations)
 
     def close(self) -> None:
@@ -265,7 +266,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         return self._welcome
 
     def _encode_channels(self, welcome: Welcome, channels: list[str]) -> list[bytes]:
-        # Not by way of the cache: they are many, and each comes once.
+        # Bypass the cache: there are many names, and each occurs once.
         names = encode_channels(channels)
         longest = max(names, key=len, default=b"")
         if len(longest) > welcome.max_channel:
@@ -298,7 +299,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         self._events.append(welcome)
 
     def _on_codes(self, kind: Kind, codes: bytes, held: int | None = None) -> None:
-        """Hand out codes to the operations that wait for them, in order.
+        """Distribute codes among the operations that wait for them, in order.
 
         :param held: see :class:`Refusal`
         """
@@ -309,7 +310,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         self._output.credit += len(codes)
         self._operations.answer(kind, codes, self._events.append, held)
         if self._output or self._state is not State.OPEN:
-            # There is room in flight, or nothing left to wait for.
+            # There is credit again, or nothing is left to wait for.
             self._output.wake()
 
     def _on_publish_ack(self, body: bytes) -> None:
@@ -420,7 +421,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
     def _on_position(
         self, channel: Cursor, generation: bytes, count: int, reason: GapReason
     ) -> None:
-        """Compare where a channel stands with what was handed out of it."""
+        """Compare the hub's position in a channel with the client's own count."""
         if generation != channel.generation or count < channel.count:
             self._events.append(Gap(channel.name, None, reason))
         elif count > channel.count:
@@ -438,16 +439,16 @@ class ClientProtocol(Endpoint[_ClientOnly]):
             prefix, contents = whole
             names, stops, counts, error = [prefix[:-1]], [len(body)], [len(contents)], None
         batches: list[Run | Batch] = []
-        # Neighbours that are wanted, and where they start.
+        # Neighbouring runs that the client wants, and where they start.
         parts: list[tuple[str, int, int]] = []
         start = 0
         try:
-            # Per run, and so per message where no two neighbours are of one channel.
+            # This loop runs once per run: once per message if no two neighbours share a channel.
             found = map(self._channels.get, names)
             for channel, name, stop, count in zip(found, names, stops, counts, strict=True):
                 if channel is not None:
                     if channel.count > MAX_COUNT - count:
-                        # Or it is the first message.
+                        # A shared cursor has a count that fails this check too, see SharedCursor.
                         channel = channel.own(name, self._channels)
                         if channel.count > MAX_COUNT - count:
                             raise RemoteProtocolError("MESSAGES: more than can be counted")
@@ -471,7 +472,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         for name, position in _each_record(body):
             channel = self._channels.get(name)
             if not self.counts_losses:
-                # The wire itself left one out, that was too large for this client.
+                # The wire itself has left out a message that is too large for this client.
                 if channel is not None:
                     channel = channel.own(name, self._channels)
                     self._on_position(channel, channel.generation, channel.count + 1, "client")

@@ -1,4 +1,4 @@
-"""The hub's end of a connection."""
+"""The hub's state machine: one session, without I/O."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
     from .access import Access
     from .endpoint import Handler
 
-    #: Takes records: the bytes they are in, the start of the first, and what gets their codes, as
-    #: far as their answers are codes. Gives the offset behind what it has taken.
+    #: Takes records, given the bytes that hold them, the offset of the first one, and a list for
+    #: their codes. Returns the offset behind the last one that it took.
     TakeRecords = Callable[[bytes, int, list[bytes]], int]
-    #: Takes a run: the bytes it is in, its start, its stop, its channel and the number of its
-    #: records. Gives a code for each, unless it has queued the answers itself.
+    #: Takes a run, given the bytes that hold it, its start, its end, its channel and the number of
+    #: its records. Returns a code for each record, unless it queues the answers itself.
     TakeRun = Callable[[bytes, int, int, bytes, int], bytes]
 
 
-#: What stands beside the name in an answer to SUBSCRIBE, and the frame's kind.
+#: An answer to SUBSCRIBE has at most so many bytes besides the name, with the frame's kind.
 _MAX_ANSWER: Final = 64
 
 
@@ -84,21 +84,21 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         self.session = session
         self._server = server
         self._broker = broker
-        # The channels that it holds. A list until the first one is left: a dict of them all takes a
-        # quarter of the memory for a channel.
+        # The channels that the session holds. A list until it leaves the first one: a dict takes a
+        # quarter of what the hub spends on a channel.
         self._channels: list[Channel] | dict[Channel, None] = []
-        # Answers to SUBSCRIBE that this pass has found, each a record.
+        # Answers to SUBSCRIBE in this pass, each a record.
         self._answers: list[bytes] = []
-        # Codes of refusals that its client may not look at, each once.
+        # The codes of refusals that the client may not look at, each once.
         self._refusals = b""
-        # The work in frames that no event tells of yet.
+        # Work in frames that no event has reported yet.
         self._frame_work = 0
-        # Bytes of answers: a session's own names may be echoed, but not names without end.
+        # The bound of unread answers, in bytes: answers echo names that the client chose.
         self._max_owed = self.limits.max_in_flight * (self.limits.max_channel + _MAX_ANSWER)
-        # Bytes of a name that an answer can be given for.
+        # The longest name that an answer can hold.
         self._max_name = self.limits.max_frame - _MAX_ANSWER
-        # A frame of which not all records have been taken: what takes them, the kind of the
-        # answer, the body, how far it got.
+        # The frame whose records are being taken: the function that takes them, the kind of the
+        # answers, the body, and how far it is.
         self._work: tuple[TakeRecords, Kind, bytes, int] | None = None
 
     def _speak(self, wire: Wire) -> None:
@@ -106,7 +106,7 @@ class ServerProtocol(Endpoint[Hello | Taken]):
 
     @property
     def missed(self) -> int:
-        """Messages that this session's bound left no room for."""
+        """How many messages were dropped for this session, because a bound left no room."""
         return self._outbox.missed
 
     @property
@@ -116,14 +116,14 @@ class ServerProtocol(Endpoint[Hello | Taken]):
 
     @property
     def refusals(self) -> bytes:
-        """The codes with which records were refused, each once, where the client may not see them.
+        """The codes of refused records, each once, if the client may not look at them.
 
         Clients of Hyps for Nim, over HTTP/2, only count their answers.
         """
         return self._refusals
 
     def accept(self) -> None:
-        """Open the session, in answer to :class:`Hello`; or refuse it, if there are too many.
+        """Open the session, in answer to :class:`Hello`; or refuse it if there are too many.
 
         :raises LocalProtocolError: if there is no HELLO to answer
         """
@@ -176,7 +176,7 @@ class ServerProtocol(Endpoint[Hello | Taken]):
                 self._close()
 
     def close(self) -> None:
-        """Leave the broker. What is queued is still to be sent. Harmless when closed."""
+        """Leave the broker. What is queued will still be sent. Harmless if closed."""
         if self._state is not State.CLOSED:
             self._close()
 
@@ -205,8 +205,8 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         self._step(Step.HELLO)
         self._events.append(hello)
 
-    # PUBLISH, SUBSCRIBE and UNSUBSCRIBE differ in what is done with records, of which each gets its
-    # own answer. All else about them is the same.
+    # PUBLISH, SUBSCRIBE and UNSUBSCRIBE differ only in what happens to a record. Each record gets
+    # an answer of its own.
 
     def _on_publish(self, body: bytes) -> None:
         take: TakeRecords = self._broker.publish
@@ -252,7 +252,7 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         try:
             position = take(body, position, codes)
         finally:
-            # Valid records are answered before an invalid one ends the session.
+            # Answer valid records before an invalid one ends the session.
             answers = b"".join(codes)
             if not self._wire.shows_refusals:
                 self._note_refusals(answers)
@@ -394,7 +394,7 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         self._check_owed()
 
     def _put_answers(self, chunks: Iterable[tuple[bytes, int]]) -> None:
-        # They are longer than the records that they answer, and must fit into frames too.
+        # Answers are longer than the records that they answer, and have to fit into frames too.
         for body, count in chunks:
             self._outbox.put(Kind.SUBSCRIBE_ACK, body, count)
 
@@ -422,7 +422,7 @@ class ServerProtocol(Endpoint[Hello | Taken]):
 
 
 def _code_of(answer: bytes) -> int:
-    """The code in an answer to SUBSCRIBE, which stands behind the name."""
+    """Return the code in an answer to SUBSCRIBE, which stands behind the name."""
     return answer[answer.index(b"\n", 4) + 1]
 
 

@@ -38,7 +38,7 @@ _SUBSCRIBE: Final = 1
 _PUBLISH: Final = 3
 _MESSAGES: Final = 5
 
-#: In this order, and all at once, as Hyps' own client asks.
+#: The requests of a session, all at once and in the order of Hyps for Nim's own client.
 _REQUESTS: Final = {
     _SUBSCRIBE: ("POST", "/subscribe"),
     _PUBLISH: ("POST", "/publish"),
@@ -46,13 +46,13 @@ _REQUESTS: Final = {
 }
 _ANSWERS: Final = {Kind.PUBLISH: Kind.PUBLISH_ACK, Kind.UNSUBSCRIBE: Kind.UNSUBSCRIBE_ACK}
 
-#: Numbers of the connections of this process. This wire has no positions, so what is known of a
-#: channel ends with the connection, and a position must not be mistaken for one of another.
+#: Numbers the connections of this process. This wire has no positions, so a channel's account ends
+#: with the connection. The number makes sure that positions of two connections differ.
 _numbers: Final = itertools.count(1)
 
 
 class _Pending:
-    """Records that wait for their codes.
+    """Records whose codes have not arrived.
 
     :param kind: of their frame
     :param count: how many
@@ -65,7 +65,7 @@ class _Pending:
         self.kind = kind
         self.count = count
         self.names = names
-        #: How many have one.
+        #: How many of them have a code.
         self.done = 0
 
 
@@ -97,23 +97,23 @@ class ClientWire(Http2Wire):
         self._token: str | None = None
         self._generation = b"http2.%d" % next(_numbers)
         self._outlets = {stream: Outlet(stream) for stream in (_SUBSCRIBE, _PUBLISH)}
-        # What is too large for this client costs a gap and not the connection: the hub was never
-        # told how much it takes.
+        # A message that is too large for this client costs a gap and not the connection, because
+        # the hub never learned this client's limit.
         self._records = WholeRecords(self._limits.max_frame, self._limits.max_channel)
         self._accepted: set[int] = set()
         self._pending: deque[_Pending] = deque()
         self._is_leaving = False
-        # Codes that are due, and those whose turn it is not.
+        # How many codes of each kind are due, and codes that arrived before their turn.
         self._due = {Kind.SUBSCRIBE: 0, Kind.PUBLISH: 0}
         self._codes = {Kind.SUBSCRIBE: b"", Kind.PUBLISH: b""}
-        # Messages behind a subscribe whose code waits for an earlier publish's, as frames, with the
-        # window that they take.
+        # Messages that arrived behind the code of a SUBSCRIBE whose turn has not come, as frames,
+        # with the window that they take.
         self._behind: deque[tuple[list[tuple[int, bytes]], int]] = deque()
 
     # Input
 
     def check(self, frame: Frame) -> None:
-        # h2 lets a hub begin requests too.
+        # h2 would let a hub begin requests too.
         if isinstance(frame, DataFrame | HeadersFrame) and frame.stream_id not in _REQUESTS:
             raise RemoteProtocolError(
                 "HTTP/2: the hub uses a stream that this client did not begin"
@@ -135,7 +135,7 @@ class ClientWire(Http2Wire):
     def _on_response(self, stream: int, status: str) -> None:
         if status != "200":
             method, path = _REQUESTS[stream]
-            # Whatever else stands there is not worth showing.
+            # Show a status only if it is a number.
             code = f"HTTP {status if status.isdecimal() else '?'}"[:8]
             text = f"{method} {path}"
             if status == "401":
@@ -164,7 +164,8 @@ class ClientWire(Http2Wire):
         if stream == _MESSAGES:
             self._on_messages(data, size)
             return
-        # At once: a hub of Hyps for Nim stops reading when too many codes were not.
+        # Grant the window at once: a hub of Hyps for Nim stops reading when too many codes are
+        # unread.
         self.grant(stream, size)
         if not data:
             return
@@ -177,7 +178,7 @@ class ClientWire(Http2Wire):
         self._release()
 
     def on_reset(self, stream: int) -> None:
-        # When it has said goodbye the rest may still come.
+        # After its goodbye the hub may still send the rest.
         if not self._is_leaving:
             self.fail(RemoteProtocolError(f"the hub ended {_REQUESTS[stream][1]}"))
 
@@ -198,7 +199,7 @@ class ClientWire(Http2Wire):
         return (self._records,)
 
     def _release(self) -> None:
-        """Hand out the codes whose turn it is."""
+        """Pass on the codes whose turn has come."""
         pending = self._pending
         while pending:
             head = pending[0]
@@ -245,7 +246,7 @@ class ClientWire(Http2Wire):
             case Kind.SUBSCRIBE:
                 for body in bodies:
                     names = self._expect(Kind.SUBSCRIBE, body)
-                    # Without positions, which this wire does not have.
+                    # This wire has no positions.
                     self._outlets[_SUBSCRIBE].put(b"".join([pack(name, b"") for name in names]))
             case Kind.UNSUBSCRIBE:
                 for body in bodies:
@@ -261,7 +262,7 @@ class ClientWire(Http2Wire):
                 pass
 
     def _expect(self, kind: Kind, body: bytes) -> list[bytes]:
-        """Note that codes are due.
+        """Note that a request's codes are due.
 
         :return: the channels, of SUBSCRIBE
         """
@@ -288,7 +289,7 @@ class ClientWire(Http2Wire):
         connection = self.connection
         connection.initiate_connection()
         self.widen()
-        # Messages that wait for an earlier publish's code must not keep that code from coming.
+        # Messages that wait for an earlier code must not use up the window that this code needs.
         connection.increment_flow_control_window(WINDOW)
         for stream, (method, path) in _REQUESTS.items():
             headers = [

@@ -1,4 +1,4 @@
-"""What both ends of the HTTP/2 wire have in common."""
+"""The common part of both ends of the HTTP/2 wire."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
     from ..._records.decoding import WholeRecords
     from .stream import Outlet
 
-#: HTTP/2's own window. The connection's is as large as each stream's once the session is open, and
-#: this before, so that a stranger cannot make this end buffer more.
+#: The initial window of HTTP/2. The connection's window stays at this until the session opens, so
+#: that a stranger cannot make this end buffer more. Then it becomes as large as each stream's.
 FIRST_WINDOW: Final = 65_535
 
-#: Frames that carry nothing, PING, SETTINGS, RST_STREAM and the like, that the other side may
-#: send in a second, at most; what one costs that opened a stream for nothing; and the bytes that
-#: cost as much as one more.
+#: The other end may send at most so many frames that carry nothing, such as PING, SETTINGS and
+#: RST_STREAM, in a second. A stream that was opened for nothing counts as several, and each further
+#: so many bytes of a frame count as one more.
 _MAX_IDLE_FRAMES: Final = 1_000
 REQUEST_COST: Final = 5
 _IDLE_SIZE: Final = 256
 
-#: Frames that the other side may cause without reading one.
+#: The other end may cause so many frames without reading one.
 _MAX_UNREAD_FRAMES: Final = 4_096
 
 _CODES: Final = {
@@ -53,7 +53,7 @@ _CODES: Final = {
     ErrorCode.TIMEOUT: ErrorCodes.NO_ERROR,
 }
 
-#: h2 takes eight times as long as the native wire.
+#: h2 takes eight times as long as the native wire for a frame.
 _FRAME_WORK: Final = 8 * FRAME_WORK
 
 
@@ -83,11 +83,11 @@ class Http2Wire(Wire):
         self.frame_work = _FRAME_WORK
         self.connection: Connection = Connection(is_client=is_client)
         self.frames: deque[tuple[int, bytes]] = deque()
-        #: Bytes of records that are not whole.
+        #: The bytes of unfinished records.
         self.partial_size: int = 0
-        #: Whether the session is open, so that this end may look at frames without end.
+        #: Whether the session is open. Before, what may arrive is bounded.
         self.is_open: bool = False
-        #: Whether nothing is received any more.
+        #: Whether this end receives nothing any more.
         self.is_closing: bool = False
         self._goodbye = b""
         self._goodbye_code: ErrorCodes | None = None
@@ -96,7 +96,7 @@ class Http2Wire(Wire):
         self._idle_frames = 0
         self._counted_at = -math.inf
         self._is_counting = False
-        # DATA frames that were sent and that no empty one has answered.
+        # The number of DATA frames sent that no empty one has answered.
         self._answerable = 0
 
     # Input
@@ -119,7 +119,7 @@ class Http2Wire(Wire):
         return self.frames.popleft()
 
     def _take_frame(self) -> bool:
-        """Look at one frame of HTTP/2; False if there is none."""
+        """Decode one frame of HTTP/2; return False if there is none."""
         connection = self.connection
         frame: Frame | None = None
         try:
@@ -130,7 +130,7 @@ class Http2Wire(Wire):
             self.check(frame)
             events = connection.take_frame(frame)
             if not events:
-                # It is of a stream that is over.
+                # The frame belongs to a closed stream.
                 self.spend()
             for event in events:
                 self._on_event(event)
@@ -142,9 +142,9 @@ class Http2Wire(Wire):
         return True
 
     def check(self, frame: Frame) -> None:
-        """Refuse what h2 takes and this end does not.
+        """Refuse a frame that h2 would accept and this end does not.
 
-        :raises RemoteProtocolError: it is refused
+        :raises RemoteProtocolError: if so
         """
 
     @property
@@ -157,13 +157,13 @@ class Http2Wire(Wire):
         begun = [(each.begun_at, each.rest) for each in self.get_records() if each.rest]
         if not begun:
             return frames.unfinished
-        # The one that has waited for longest, with what may be its next part.
+        # Report the one that has waited longest. The buffered frame may be its next part.
         begun_at, size = min(begun)
         return begun_at, size + len(frames)
 
     @abstractmethod
     def get_records(self) -> Iterable[WholeRecords]:
-        """Give the records of all streams."""
+        """Return the unfinished records of all streams."""
 
     def discard(self) -> None:
         self.is_closing = True
@@ -171,7 +171,7 @@ class Http2Wire(Wire):
         self.frames.clear()
 
     def _weigh(self, frame: Frame) -> None:
-        """Count what looking at a frame costs this end, and what costs it more than the other."""
+        """Count the work of decoding a frame, and charge the peer if it costs this end more."""
         is_client = self.connection.config.client_side
         self.frame_work = _FRAME_WORK
         if type(frame) is DataFrame:
@@ -179,7 +179,7 @@ class Http2Wire(Wire):
                 self._on_empty_data()
             return
         size = len(frame.data) if isinstance(frame, HeadersFrame) else frame.body_len
-        # Headers take a microsecond for each byte, and some frames are about all streams.
+        # Headers take a microsecond for each byte, and some frames concern all streams.
         self.frame_work += size + len(self.connection.streams)
         if isinstance(frame, HeadersFrame):
             self.spend(size // _IDLE_SIZE)
@@ -191,20 +191,20 @@ class Http2Wire(Wire):
             self.fail(RemoteProtocolError("HTTP/2: answers that are not read", ErrorCode.LIMIT))
 
     def _on_empty_data(self) -> None:
-        # A hub of Hyps for Nim answers what completes no record with it.
+        # A hub of Hyps for Nim answers DATA that completes no record with an empty frame.
         if self._answerable and self.connection.config.client_side:
             self._answerable -= 1
         else:
             self.spend()
 
     def spend(self, cost: int = 1) -> None:
-        """Count work that was for nothing."""
+        """Charge the other end for work that was for nothing."""
         self._idle_frames += cost
         if self._idle_frames > _MAX_IDLE_FRAMES:
             text = "HTTP/2: too many frames that carry nothing"
             self.fail(RemoteProtocolError(text, ErrorCode.LIMIT))
         elif cost and not self._is_counting:
-            # From now on it is seconds that count.
+            # Begin to measure the rate.
             self._is_counting = self.wants_tick = True
 
     def _on_event(self, event: Event) -> None:
@@ -222,28 +222,28 @@ class Http2Wire(Wire):
                 self.on_event(event)
 
     def fail(self, error: RemoteProtocolError) -> None:
-        """End the input here: an error behind the frames so far."""
+        """Refuse all further input, with an error after the frames so far."""
         self._error = self._error or error
 
     @abstractmethod
     def on_event(self, event: Event) -> None:
-        """Take an event of this end only."""
+        """Handle an event that only this end has."""
 
     @abstractmethod
     def on_data(self, stream: int, data: bytes, size: int) -> None:
-        """Take data; call :meth:`grant` when it was consumed."""
+        """Handle data; call :meth:`grant` once it is consumed."""
 
     @abstractmethod
     def on_reset(self, stream: int) -> None:
-        """Take it that the other side has reset a stream."""
+        """Handle the reset of a stream by the other end."""
 
     def grant(self, stream: int, size: int) -> None:
-        """Let the other side send as much again."""
+        """Grant the other end as much window again."""
         self.connection.acknowledge_received_data(size, stream)
         self.has_output = True
 
     def widen(self) -> None:
-        """Let the other side send more at once: it is no stranger any more."""
+        """Widen the connection's window: the other end is no stranger any more."""
         self.connection.increment_flow_control_window(WINDOW - FIRST_WINDOW)
         self.has_output = True
 
@@ -256,7 +256,7 @@ class Http2Wire(Wire):
 
     @abstractmethod
     def put(self, kind: int, bodies: list[bytes]) -> None:
-        """Take a frame that is to be sent, as this end's streams carry it."""
+        """Put a frame onto this end's streams."""
 
     def ping(self, data: bytes) -> None:
         self.connection.ping(data)
@@ -275,7 +275,7 @@ class Http2Wire(Wire):
             room = min(connection.local_flow_control_window(stream), MAX_DATA)
             if room <= 0:
                 if self.is_closing:
-                    # No window will come.
+                    # The other end will grant no more window.
                     outlet.clear()
                 return
             data = outlet.take(room)
@@ -283,7 +283,7 @@ class Http2Wire(Wire):
             connection.send_data(stream, data, end_stream=outlet.is_ending and not outlet.size)
 
     def end(self, code: str, reason: str) -> None:
-        """Say that this connection ends; nothing is sent after it."""
+        """Say goodbye; nothing is sent afterwards."""
         self.is_closing = True
         self.send_all()
         self.clear()
@@ -310,7 +310,7 @@ class Http2Wire(Wire):
 
     @abstractmethod
     def send_all(self) -> None:
-        """Send what all streams have, and update :attr:`held`."""
+        """Send from all streams, and update :attr:`held`."""
 
     # Time
 
@@ -324,7 +324,7 @@ class Http2Wire(Wire):
 
 
 def first(headers: Iterable[Any] | None, name: bytes) -> str | None:
-    """Give the first header of a name."""
+    """Return the first header of a name."""
     for key, value in headers or ():
         if key == name:
             return bytes(value).decode(errors="replace")

@@ -1,4 +1,4 @@
-"""The library h2, without some habits of its own. What is private to h2 and used is used here."""
+"""An adapter for the library h2. Only this module uses h2's private attributes."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from ...errors import ErrorCode, RemoteProtocolError
 if TYPE_CHECKING:
     from h2.events import Event
 
-#: Bytes of one DATA frame, whatever the other side would take: Hyps for Nim takes no more.
+#: The largest DATA frame that this end sends, in bytes: Hyps for Nim accepts no larger ones.
 MAX_DATA: Final = 16_384
 
 #: The window of each stream.
 WINDOW: Final = 1_048_576
 
-#: Bytes of a header list, and requests at a time.
+#: The bounds of a header list, in bytes, and of concurrent requests.
 _MAX_HEADERS: Final = 16_384
 _MAX_STREAMS: Final = 100
 
-#: Three table size updates at the start of a header block, of which two may be there (RFC 7541,
-#: 4.2). hpack takes any number, and a microsecond for each byte of them.
+#: Three table size updates at the start of a header block, where RFC 7541, 4.2, allows two. hpack
+#: accepts any number of them, and takes a microsecond for each byte.
 _SIZE_UPDATES: Final = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*[\x00-\x7f]){3}")
 
 #: Length and type, DATA being 0, flags and stream: RFC 9113, 4.1.
@@ -52,7 +52,7 @@ _END_STREAM: Final = 0x01
 
 _SETTINGS: Final = frozenset(map(int, SettingCodes))
 
-#: What h2 raises. Its own texts quote what came, headers and so tokens too.
+#: The errors that h2 raises. Their texts quote what arrived, and so headers and tokens.
 H2_ERRORS: Final = (H2Error, HyperframeError)
 _TEXTS: Final[dict[type[Exception], tuple[str, str]]] = {
     DenialOfServiceError: (ErrorCode.LIMIT, "headers that ask for too much"),
@@ -63,14 +63,14 @@ _TEXTS: Final[dict[type[Exception], tuple[str, str]]] = {
     InvalidBodyLengthError: (ErrorCode.PROTOCOL, "a body of another length than announced"),
 }
 
-# hpack logs each header that it sees, and so each token, to all who let the root logger take
-# DEBUG. Nobody who speaks this wire can want that, and no caller would think of it.
+# hpack logs each header at DEBUG, and with them each token. An application that sets the root
+# logger to DEBUG does not expect that.
 for _name in ("hpack.hpack", "hpack.table"):
     logging.getLogger(_name).addFilter(lambda record: False)
 
 
 def explain(error: Exception, frame: Frame | None) -> tuple[RemoteProtocolError, ErrorCodes]:
-    """Say what was wrong, in words of our own.
+    """Describe a violation without quoting what arrived.
 
     :param error: one of :data:`H2_ERRORS`
     :param frame: what it was about, if that is known
@@ -88,7 +88,7 @@ def explain(error: Exception, frame: Frame | None) -> tuple[RemoteProtocolError,
 
 
 class _Frames(FrameBuffer):
-    """What has been received, as frames. What is too large is refused at its length."""
+    """The frames that arrive; a frame or header block that is too large is refused at its length."""
 
     def __init__(self, *, is_client: bool) -> None:
         super().__init__(server=not is_client)
@@ -108,28 +108,28 @@ class _Frames(FrameBuffer):
 
     @property
     def position(self) -> int:
-        """Where what is buffered starts in all that was received."""
+        """The offset of the buffered bytes among all that arrived."""
         return self._received - len(self._data)
 
     @property
     def unfinished(self) -> tuple[int, int] | None:
-        """Where a frame or a header block starts that came in part, and how much of it came."""
+        """Where the unfinished frame or header block starts, and how much of it has arrived."""
         size = len(self._data)
         if size >= _HEAD.size + int.from_bytes(self._data[:3], "big"):
-            # It is whole, and was not looked at yet.
+            # The frame is complete and waits to be decoded.
             return None
         size += sum([_HEAD.size + part.body_len for part in self._headers_buffer])
         return (self._received - size, size) if size else None
 
     def may_be_of(self, stream: int) -> bool:
-        """Tell whether what is buffered begins with DATA of a stream, as far as is known."""
+        """Tell whether the buffered bytes begin with DATA of a stream, as far as they tell."""
         data = self._data
         if len(data) < _HEAD.size:
             return bool(data)
         return data[3] == _DATA and int.from_bytes(data[5:9], "big") & 0x7FFF_FFFF == stream
 
     def __next__(self) -> Frame:
-        # h2 buffers all of it first.
+        # h2 would buffer all of it first.
         if len(self._data) >= 3:
             self._validate_frame_length(int.from_bytes(self._data[:3], "big"))
         return super().__next__()
@@ -150,11 +150,11 @@ class Connection(H2Connection):
     :param is_client: which end
     """
 
-    #: Streams that are over and that it remembers. Each takes 100 bytes, and h2 keeps 65,536.
+    #: How many closed streams to remember. Each takes 100 bytes, and h2's default is 65,536.
     MAX_CLOSED_STREAMS = 10 * _MAX_STREAMS
 
     def __init__(self, *, is_client: bool) -> None:
-        # Bytes: h2 cannot stand what has no decoded form.
+        # Let h2 return headers as bytes: it fails on headers that are not text.
         super().__init__(H2Configuration(client_side=is_client, header_encoding=None))
         self.local_settings: Settings = Settings(
             client=is_client,
@@ -172,7 +172,7 @@ class Connection(H2Connection):
     def take_frame(self, frame: Frame) -> list[Event]:
         state = self.state_machine.state
         if type(frame) is SettingsFrame:
-            # h2 keeps all there are, and there can be 65,536 of them.
+            # h2 remembers all unknown settings, of which there can be 65,536.
             known = {key: value for key, value in frame.settings.items() if key in _SETTINGS}
             frame.settings = known
         elif isinstance(frame, HeadersFrame) and _SIZE_UPDATES.match(frame.data):
@@ -180,11 +180,11 @@ class Connection(H2Connection):
         try:
             if type(frame) is not DataFrame:
                 return self._receive_frame(frame)
-            # h2 spells all data for its log, whether there is one or not.
+            # h2 formats all data for its log, even without a log.
             frames, events = self._receive_data_frame(frame)
             self._prepare_for_sending(frames)
         except ProtocolError:
-            # What came before is still answered.
+            # This end still answers what arrived before.
             self.state_machine.state = state
             raise
         return events
@@ -195,11 +195,11 @@ class Connection(H2Connection):
 
     @property
     def unread(self) -> int:
-        """Frames that wait to be sent, about."""
+        """The approximate number of frames that wait to be sent."""
         return len(self._parts)
 
     def _prepare_for_sending(self, frames: list[Frame]) -> None:
-        # h2 copies what is sent four times.
+        # h2 would copy the data four times.
         for frame in frames:
             if type(frame) is DataFrame:
                 length = len(frame.data)
@@ -209,14 +209,14 @@ class Connection(H2Connection):
                 self._parts.append(frame.serialize())
 
     def take_output(self) -> list[bytes]:
-        """Give what is to be sent."""
-        # The preface is what h2 does not put by the method above.
+        """Return what is to be sent."""
+        # h2 puts the preface into its own buffer, and not through the method above.
         parts = [self.data_to_send(), *self._parts]
         self._parts = []
         return parts if any(parts) else []
 
     def _receive_goaway_frame(self, frame: GoAwayFrame) -> tuple[list[Frame], list[Event]]:
-        # h2 takes it for the end, but what was begun is still to be finished (RFC 9113, 6.8).
+        # h2 treats GOAWAY as the end, but requests that have begun continue (RFC 9113, 6.8).
         event = ConnectionTerminated()
         event.error_code = frame.error_code
         event.last_stream_id = frame.last_stream_id

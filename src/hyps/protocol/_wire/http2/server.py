@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 
     from ...events import PeerError
 
-#: Seconds after the last byte that answers are held where nothing tells whether their batch goes
-#: on, and how often that is looked at. Hyps for Nim reads the answers to a batch once, and would
-#: never see those that come later. Half a second, as its batch may come over a slow link.
+#: The hub holds answers for so many seconds after the last byte if nothing tells whether their
+#: batch goes on, and checks that so often. Hyps for Nim reads the answers to a batch once, and
+#: would never see later ones. Half a second, because its batch may arrive over a slow link.
 _HOLD_TIME: Final = 0.5
 _HOLD_CHECK: Final = 0.1
 
-#: Bytes of messages that are sent at once, so that nothing has to wait long behind them.
+#: The most bytes of messages to send at once, so that nothing waits long behind them.
 _MAX_SEND: Final = 262_144
 
-#: Bytes that may come before the session is open, in frames that are looked at afterwards: as much
-#: data as the windows allow, and as much again for what else there is in frames.
+#: The bytes that may arrive before the session is open, for decoding afterwards: as much data as
+#: the windows allow, and as much again for the rest of the frames.
 _MAX_UNSEEN: Final = 2 * FIRST_WINDOW
 
-#: Headers of a request that cost nothing.
+#: A request may have so many headers without being charged.
 _FREE_HEADERS: Final = 32
 
-#: Bytes of answers that may wait for the client to grant window: it may send for as long as it
-#: likes before it reads one. Each is a byte.
+#: The bound of answers that wait for the client to grant window, in bytes. Each is one byte. A
+#: client may send for a long time before it reads one.
 _MAX_ANSWERS: Final = 2 * 1024 * 1024
 
 _METHODS: Final = {"/publish": "POST", "/subscribe": "POST", "/messages": "GET"}
@@ -50,7 +50,7 @@ _KINDS: Final = {"/publish": Kind.PUBLISH, "/subscribe": Kind.SUBSCRIBE}
 
 
 class _Request:
-    """One request whose answer is not over."""
+    """A request whose response has not ended."""
 
     __slots__ = (
         "answers",
@@ -70,26 +70,26 @@ class _Request:
         self.records = WholeRecords()
         self.bounds = Bounds(FIRST_WINDOW, WINDOW)
         self.answers = Outlet(stream)
-        #: Records that the hub has not answered.
+        #: How many records the hub has not answered.
         self.owed = 0
-        #: Whether the last DATA was as if its batch went on.
+        #: Whether the last DATA frame looked as if its batch went on.
         self.is_cut = False
-        #: Whether DATA came since the last tick, and the first tick without any.
+        #: Whether DATA has arrived since the last tick, and the time of the first tick without any.
         self.has_moved = False
         self.still_since = math.inf
-        #: Whether enough time has passed since.
+        #: Whether enough time has passed since then.
         self.is_due = False
-        #: Whether the client sends no more.
+        #: Whether the client has ended the request.
         self.is_ended = False
 
     def move(self, *, is_cut: bool) -> None:
-        """Note that DATA came."""
+        """Note that DATA has arrived."""
         self.is_cut = is_cut
         self.has_moved = True
         self.is_due = False
 
     def judge(self, now: float) -> float:
-        """Judge whether the batch goes on, for answers that wait for nothing but time.
+        """Judge by the time whether the batch goes on.
 
         :return: when to call again
         """
@@ -118,20 +118,20 @@ class ServerWire(Http2Wire):
         self._bounds = Bounds(FIRST_WINDOW)
         self._requests: dict[int, _Request] = {}
         self._messages = Outlet(0)
-        # Streams whose records are answered next, and how many records.
+        # The streams whose records are answered next, and the number of their records.
         self._owing: deque[tuple[int, int]] = deque()
         self._is_greeted = False
-        # The request that opens the session, until it is known whether it does.
+        # The request that opens the session, until the hub has decided on it.
         self._opener: RequestReceived | None = None
-        # The request for /messages that waits for the channels in its URL, and their codes.
+        # The request for /messages that waits for its URL's channels, and the codes so far.
         self._url_stream = 0
         self._url_codes = b""
         self._url_names: list[bytes] = []
-        # Whether the client is asked to leave.
+        # Whether the hub has asked the client to leave.
         self._is_leaving = False
-        # Bytes of answers that wait.
+        # The bytes of answers that wait.
         self._unread = 0
-        # Requests whose answers wait for nothing but time.
+        # Requests whose answers wait only for time to pass.
         self._holding: list[_Request] = []
 
     def receive_data(self, data: bytes) -> None:
@@ -154,7 +154,7 @@ class ServerWire(Http2Wire):
 
     def next_frame(self) -> tuple[int, bytes] | None:
         if self._opener is not None:
-            # It was not refused.
+            # The hub has accepted it.
             opener, self._opener = self._opener, None
             self.is_open = True
             self.widen()
@@ -204,7 +204,7 @@ class ServerWire(Http2Wire):
             self._refuse(stream, 400, "the query may have channel=, and nothing else")
             return
         if names:
-            # It is accepted when the hub has answered.
+            # The response begins when the hub has answered for these channels.
             self._url_stream = stream
             self._url_codes = b""
             self._url_names = names
@@ -246,7 +246,8 @@ class ServerWire(Http2Wire):
             connection.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
         else:
             connection.send_data(stream, body, end_stream=True)
-        # What the request carries is not wanted, but a reset makes curl forget the answer.
+        # Do not reset the stream, although nobody wants the request's body: curl would drop the
+        # response.
         self.has_output = True
         self.spend(REQUEST_COST)
 
@@ -254,7 +255,7 @@ class ServerWire(Http2Wire):
         request = self._requests.get(stream)
         is_stopped = self._bounds.take(size)
         if request is None:
-            # Of a request that was refused.
+            # This is data of a refused request.
             self.spend()
         else:
             is_stopped = request.bounds.take(size) or is_stopped
@@ -290,8 +291,8 @@ class ServerWire(Http2Wire):
         if request is not None:
             self.partial_size -= request.records.rest
         if stream == self._messages.stream:
-            # The channels stay: they are the connection's, and may be asked for again. But a record
-            # may have been cut.
+            # The channels stay: they belong to the connection, and another request may ask for
+            # messages. Drop the queue, because the reset may have cut a record.
             self._messages.stream = 0
             self._messages.clear()
         if stream == self._url_stream:
@@ -312,17 +313,17 @@ class ServerWire(Http2Wire):
             case Kind.PING:
                 self.ping(bodies[0])
             case Kind.GOAWAY:
-                # Then its messages end: who only waits for them would not leave.
+                # End the messages: a client that only waits for them would not leave.
                 self._is_leaving = True
                 self.say_goodbye(ErrorCodes.NO_ERROR, decode_goaway(bodies[0]).reason)
             case Kind.ERROR:
                 self._on_error(decode_error(bodies[0]))
             case _:
-                # WELCOME and PONG went out by themselves, and gaps have no place here.
+                # HTTP/2 itself does what WELCOME and PONG do, and has no place for gaps.
                 pass
 
     def _answer(self, codes: bytes) -> None:
-        """Hand out codes to the requests that wait for them, in order."""
+        """Distribute codes among the requests that wait for them, in order."""
         position = 0
         while position < len(codes):
             stream, count = self._owing.popleft()
@@ -346,7 +347,7 @@ class ServerWire(Http2Wire):
             is_late = b"u" in self._url_codes
             text = "the hub is leaving" if is_late else "the hub does not allow one of the channels"
             self._refuse(stream, 503 if is_late else 403, text)
-            # All or none.
+            # Accept all of the URL's channels or none.
             names = zip(self._url_names, self._url_codes, strict=True)
             granted = [pack(name, b"") for name, code in names if code == ord("k")]
             if granted:
@@ -364,7 +365,7 @@ class ServerWire(Http2Wire):
             self._opener = None
         self.end(code, text)
         for stream, request in self._requests.items():
-            # Its end would say that all went well.
+            # Ending it normally would say that all went well.
             if (request.owed or request.records.rest) and self.connection.is_open(stream):
                 self.connection.reset_stream(stream, ErrorCodes.PROTOCOL_ERROR)
 
@@ -396,7 +397,7 @@ class ServerWire(Http2Wire):
             self.wants_tick = True
 
     def _is_held(self, request: _Request) -> bool:
-        """Tell whether answers are held for the rest of a batch.
+        """Tell whether to hold answers for the rest of a batch.
 
         What is visibly incomplete is waited for without a time: that it goes on is judged as of any
         other frame.
@@ -406,7 +407,7 @@ class ServerWire(Http2Wire):
         if request.is_ended:
             return request.owed > 0
         if request.answers.size >= FIRST_WINDOW:
-            # More than a client of Hyps for Nim reads at once.
+            # These are more than a client of Hyps for Nim reads at once.
             return False
         if request.owed or request.records.rest:
             return True

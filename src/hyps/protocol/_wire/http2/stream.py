@@ -10,7 +10,7 @@ _CHUNK_SIZE: Final = 1_024
 
 
 class Bounds:
-    """The windows that the other side was granted, as numbers of bytes from the first on.
+    """The windows that this end has granted, as offsets from the first byte.
 
     It may not have seen the latest, and wait at an earlier one.
     """
@@ -22,7 +22,7 @@ class Bounds:
         self._total = 0
 
     def take(self, size: int) -> bool:
-        """Count what came.
+        """Count data that arrived.
 
         :return: whether the other side may have had to stop here
         """
@@ -33,14 +33,14 @@ class Bounds:
         return bounds[0] == self._total
 
     def grant(self, window: int) -> None:
-        """Note the window that the other side has now."""
+        """Note the present window of the other end."""
         bound = self._total + window
         if bound > self._bounds[-1]:
             self._bounds.append(bound)
 
 
 class Outlet:
-    """What is to be sent on one stream.
+    """The bytes to send on one stream.
 
     :param stream: its id
     """
@@ -52,7 +52,7 @@ class Outlet:
         self._chunks: deque[bytes | bytearray | memoryview] = deque()
         #: Bytes that wait.
         self.size: int = 0
-        #: Whether the stream ends behind them.
+        #: Whether the stream ends after them.
         self.is_ending: bool = False
 
     def put(self, data: bytes) -> None:
@@ -66,7 +66,7 @@ class Outlet:
             chunks.append(bytearray(data))
 
     def take(self, most: int) -> bytes | memoryview:
-        """Take bytes from the front, at most so many."""
+        """Take at most this many bytes from the front."""
         chunks = self._chunks
         parts: list[bytes | bytearray | memoryview] = []
         size = 0
@@ -84,9 +84,9 @@ class Outlet:
         return b"".join(parts)
 
     def shed(self) -> list[bytes]:
-        """Give back, and forget, the chunks of which nothing was sent, as they were put."""
+        """Drop the chunks of which nothing was sent, and return them as they were put."""
         kept: deque[bytes | bytearray | memoryview] = deque()
-        # What is left of one that was sent in part.
+        # Keep the rest of a chunk that was sent in part.
         if self._chunks and isinstance(self._chunks[0], memoryview):
             kept.append(self._chunks.popleft())
         found = [bytes(chunk) for chunk in self._chunks]
