@@ -88,7 +88,7 @@ def explain(error: Exception, frame: Frame | None) -> tuple[RemoteProtocolError,
 
 
 class _Frames(FrameBuffer):
-    """The frames that arrive; a frame or header block that is too large is refused at its length."""
+    """The frames that arrive. What is too large is refused at its length."""
 
     def __init__(self, *, is_client: bool) -> None:
         super().__init__(server=not is_client)
