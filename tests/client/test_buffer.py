@@ -46,7 +46,9 @@ BOUNDS = [
 @pytest.mark.parametrize("publish", [one_by_one, at_once])
 @pytest.mark.parametrize("bounds", BOUNDS)
 @pytest.mark.parametrize("excess", [0, 1, 3])
-async def test_bound(publish: Publish, bounds: Any, excess: int) -> None:
+async def test_messages_beyond_the_bound_are_missed(
+    publish: Publish, bounds: Any, excess: int
+) -> None:
     async with memory_client() as client, client.subscribe("foo_ch", **bounds) as subscription:
         await publish(client, 5 + excess)
         assert subscription.missed == excess

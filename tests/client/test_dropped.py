@@ -161,7 +161,7 @@ def no_warning() -> Iterator[None]:
         read_in_a_task_that_nobody_knows,
     ],
 )
-async def test_others_do_not_warn(
+async def test_subscriptions_that_were_left_do_not_warn(
     no_warning: None, use: Callable[[hyps.Client], Awaitable[None]]
 ) -> None:
     async with hyps.Server(port=0) as server, hyps.connect(server.urls[0]) as client:

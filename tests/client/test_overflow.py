@@ -60,7 +60,9 @@ ALL = [*numbers("a", 0, 1, 2), *numbers("b", 0), *numbers("a", 0, 1)]
         ("latest", 1, [*missed("b", 1), *missed("a", 4), *numbers("a", 1)]),
     ],
 )
-async def test_policies(overflow: Overflow, most: int, expected: list[Item]) -> None:
+async def test_each_policy_drops_what_it_says(
+    overflow: Overflow, most: int, expected: list[Item]
+) -> None:
     async with memory_client() as client:
         assert await read_all(client, overflow, max_messages=most) == expected
 
@@ -97,7 +99,7 @@ async def test_a_closed_subscription_leaves_its_channels() -> None:
         await wait_until(lambda: not server.broker.channels)
 
 
-async def test_latest_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+async def test_messages_that_latest_skips_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     async with (
         memory_client() as client,
         client.subscribe("a", overflow="latest") as subscription,

@@ -101,7 +101,7 @@ class TestLimits:
         with pytest.raises(TypeError, match=field):
             Limits(**{field: value})
 
-    def test_one_will_do(self, field: str) -> None:
+    def test_each_bound_may_be_one(self, field: str) -> None:
         changes: Any = {field: 1}
         assert getattr(Limits(**changes), field) == 1
 

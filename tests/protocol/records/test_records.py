@@ -235,7 +235,7 @@ def test_run_of_large_messages_and_small_ones_has_a_bound() -> None:
 class TestLargestRecord:
     largest = encode_record("c", b"12345")
 
-    def test_is_taken(self, before: bytes) -> None:
+    def test_the_largest_record_is_taken(self, before: bytes) -> None:
         decoder = RecordDecoder(len(self.largest))
         decoder.receive_data(before + self.largest)
         assert decode(decoder) == [*decode_records(before), ("c", b"12345")]

@@ -113,7 +113,7 @@ def stalled_session() -> Slow:
     return slow
 
 
-def test_half_is_the_mark() -> None:
+def test_messages_pass_again_below_half_of_the_bound() -> None:
     slow = stalled_session()
     server = slow.pair.server
     half = 10 * CHUNK // 2
@@ -277,7 +277,7 @@ class TestKeeping:
         assert broker.channels == 1
         assert back.client.position("c") == b"boot.0:0"
 
-    def test_so_many_are_kept(self) -> None:
+    def test_the_channel_that_was_left_first_makes_room(self) -> None:
         broker = Broker("boot", Limits(max_kept=2))
         self.left(broker, "a")
         broker.tick(0)
