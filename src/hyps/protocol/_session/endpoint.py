@@ -84,8 +84,8 @@ class Endpoint(Generic[_Event]):
         self._heartbeat = Heartbeat(limits.heartbeat)
         # What this end offers.
         self._features = tuple(features)
-        #: The extensions that both ends know; empty until the session opens. A frame of a kind from
-        #: 0x80 on is sent only if the extension that it belongs to is among them.
+        #: The extensions that both ends know; empty until the peer has named its own, and always
+        #: over HTTP/2. A frame of a kind from 0x80 on is sent only if its extension is among them.
         self.features: frozenset[str] = _NO_FEATURES
 
     @property
