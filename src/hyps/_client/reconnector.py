@@ -43,9 +43,9 @@ from .attempt import Attempt
 from .backoff import Backoff
 from .connection import Unheard
 from .losses import LossLog
+from .reporter import Reporter
 from .routes import Routes
 from .states import CLIENT_TRANSITIONS, AttemptState, AttemptStep, ClientState, ClientStep
-from .status import Connected, Disconnected, Reconnected, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -55,15 +55,13 @@ if TYPE_CHECKING:
     from .connection import Connection
     from .inbox import Inbox
     from .settings import Settings
+    from .status import Status
 
 #: A hub restores at least as many channels in a second.
 _RESTORES_PER_SECOND: Final = 10_000
 
 #: The log sums up losses for this long, in seconds, before it tells of them.
 _LOSSES_TIME: Final = 1.0
-
-#: The log has at most so many different reasons why there is no connection, until there is one.
-_MAX_REASONS: Final = 10
 
 
 class Reconnector:
@@ -75,9 +73,9 @@ class Reconnector:
 
     def __init__(self, settings: Settings, status: Status) -> None:
         self._settings = settings
-        self._status = status
         #: Everything that this client logs.
         self.log = Log("hyps.client")
+        self._reporter = Reporter(self.log, status)
         self._home = here()
         #: Whether the caller runs in the event loop of the client. Others must wake nobody, and
         #: would do things in the middle of other changes.
@@ -94,12 +92,6 @@ class Reconnector:
         self._state = ClientState.STARTING
         #: Why nothing new can begin ever again.
         self.over: ErrorFactory | None = None
-        # The hub of the last connection that opened, and why it was lost.
-        self._had = ""
-        self._lost: ErrorFactory | None = None
-        # Why there is no other connection: the last reason, and all reasons that the log has.
-        self._trouble: str | None = None
-        self._told: set[str] = set()
         # Why hosts refused the first connection.
         self._refusals: list[HypsError] = []
         self._backoff = Backoff(settings.reconnect_max_delay)
@@ -130,9 +122,7 @@ class Reconnector:
         """Why the client is not open, if it ever was."""
         if self.over is not None:
             return str(self.over())
-        if self.open_connection is not None or self._lost is None:
-            return None
-        return self._trouble or str(self._lost())
+        return None if self.open_connection is not None else self._reporter.trouble
 
     @property
     def is_over(self) -> bool:
@@ -146,7 +136,7 @@ class Reconnector:
 
     @property
     def _was_open(self) -> bool:
-        return bool(self._had)
+        return self._reporter.was_open
 
     def start(self) -> None:
         """Start to dial, in a task of its own."""
@@ -279,7 +269,7 @@ class Reconnector:
                 return
             reasons.append(str((attempt.why or error)()))
             self.log.debug("%s", reasons[-1])
-        self._on_failure("; ".join(reasons))
+        self._reporter.failed("; ".join(reasons))
 
     def _settle(self, error: ErrorFactory) -> None:
         """End the attempt, if there is one."""
@@ -292,14 +282,6 @@ class Reconnector:
             self._write_losses()
         finally:
             self._attempt = None
-
-    def _on_failure(self, reason: str) -> None:
-        """Tell why the client could not connect again, once for each reason."""
-        self._trouble = reason
-        if reason not in self._told and len(self._told) < _MAX_REASONS:
-            self._told.add(reason)
-            self.log.warning("cannot connect again: %s; trying on", reason)
-            self._status.post(Disconnected(self._had, reason))
 
     @property
     def _hub(self) -> str:
@@ -331,14 +313,9 @@ class Reconnector:
         self.open_connection = attempt.connection
         attempt.patience.deadline = math.inf
         attempt.opened_at = anyio.current_time()
-        self._trouble = None
-        self._told.clear()
         self._backoff.note_open()
         self._write_losses()
-        if self._was_open:
-            self.log.info("connected to %s again", self._hub)
-        self._status.post(Reconnected(self._url) if self._was_open else Connected(self._url))
-        self._had = self._url
+        self._reporter.opened(self._url)
         self._decided.set()
 
     def _stop_new(self, error: ErrorFactory) -> None:
@@ -355,11 +332,8 @@ class Reconnector:
         if self.open_connection is not None:
             self.open_connection = None
             self._step(ClientStep.LOSE)
-            self._lost = why
             self._decided = anyio.Event()
-            self._status.post(Disconnected(self._had, str(why())))
-            if self.over is None:
-                self.log.warning("%s; connecting again", why())
+            self._reporter.lost(why, is_final=self.over is not None)
 
     def _fail_waiters(self, error: ErrorFactory) -> None:
         """Tell everybody who waits for the connection that it is lost, or could not be had."""
@@ -395,12 +369,7 @@ class Reconnector:
         self._step(ClientStep.FINISH)
         self._decided.set()
         self._routes.end(error)
-        if self._was_open:
-            if was_lost and not is_wanted:
-                self._status.post(Disconnected(self._had, str(error())))
-            self._status.end()
-        else:
-            self._status.home = None
+        self._reporter.ended(str(error()) if was_lost and not is_wanted else None)
 
     # Events
 
@@ -497,8 +466,9 @@ class Reconnector:
 
     def check_may_wait(self) -> None:
         """Raise why the connection was lost, unless calls are to wait for another one."""
-        if self.over is None and self._lost is not None and not self._settings.waits:
-            raise self._lost()
+        loss = self._reporter.loss
+        if self.over is None and loss is not None and not self._settings.waits:
+            raise loss()
 
     # Subscriptions
 

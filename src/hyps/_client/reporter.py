@@ -1,0 +1,93 @@
+"""What the log and those who watch a client are told of its connection, and in which words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from .status import Connected, Disconnected, Reconnected
+
+if TYPE_CHECKING:
+    from .._errors import ErrorFactory
+    from .._logs import Log
+    from .status import Status
+
+#: The log has at most so many different reasons why there is no connection, until there is one.
+_MAX_REASONS: Final = 10
+
+
+class Reporter:
+    """Tells each change of a client's connection once, and remembers the last one.
+
+    :param log: the client's
+    :param status: passes events to those who watch the client
+    """
+
+    def __init__(self, log: Log, status: Status) -> None:
+        self._log = log
+        self._status = status
+        # The hub of the last connection that opened, and why that connection was lost.
+        self._last_url = ""
+        self._loss: ErrorFactory | None = None
+        # Why there is no other connection: the last reason, and all reasons that were told.
+        self._failure: str | None = None
+        self._told: set[str] = set()
+
+    @property
+    def was_open(self) -> bool:
+        """Whether there ever was a connection."""
+        return bool(self._last_url)
+
+    @property
+    def loss(self) -> ErrorFactory | None:
+        """Makes the error for those who do not want to wait for another connection.
+
+        None if no connection was ever lost.
+        """
+        return self._loss
+
+    @property
+    def trouble(self) -> str | None:
+        """Why there is no connection, in words, if one was lost."""
+        return None if self._loss is None else self._failure or str(self._loss())
+
+    def opened(self, url: str) -> None:
+        """Tell that operations can begin at this hub."""
+        self._failure = None
+        self._told.clear()
+        if self.was_open:
+            self._log.info("connected to the hub at %s again", url)
+            self._status.post(Reconnected(url))
+        else:
+            self._status.post(Connected(url))
+        self._last_url = url
+
+    def lost(self, why: ErrorFactory, *, is_final: bool) -> None:
+        """Tell why the connection was lost.
+
+        :param is_final: there will be no other one, which the user knows already
+        """
+        self._loss = why
+        self._status.post(Disconnected(self._last_url, str(why())))
+        if not is_final:
+            self._log.warning("%s; connecting again", why())
+
+    def failed(self, reason: str) -> None:
+        """Tell why there could not be another connection, once for each reason."""
+        self._failure = reason
+        if reason not in self._told and len(self._told) < _MAX_REASONS:
+            self._told.add(reason)
+            self._log.warning("cannot connect again: %s; trying on", reason)
+            self._status.post(Disconnected(self._last_url, reason))
+
+    def ended(self, why: str | None) -> None:
+        """Tell that there will be no connection any more.
+
+        :param why: None if that is known
+        """
+        if not self.was_open:
+            # Nobody was told of a connection. There may be one when the client is connected anew.
+            self._status.home = None
+            return
+        if why is not None:
+            self._status.post(Disconnected(self._last_url, why))
+        self._status.end()
