@@ -362,6 +362,7 @@ async def test_a_token_that_is_refused_while_connected_costs_the_connection() ->
             publishing = begin(tasks, client.publish, "a", b"")
             await session.expect(Kind.PUBLISH)
             await session.send(frame(Kind.ERROR, code="auth", message="revoked"))
+            await session.stream.aclose()
             # The outcome is unknown, as with every loss.
             with pytest.raises(hyps.ConnectionLost, match="revoked"):
                 await publishing.get()

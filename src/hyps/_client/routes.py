@@ -1,7 +1,7 @@
 """Which subscriptions hold which channels. Nothing here waits, and nothing does I/O.
 
-Routes outlive the links that messages come over: they are what the client restores when it has a
-new one. A subscription holds a channel from its joining, which the hub has to answer, to its
+Routes outlive the connections that messages come over: they are what the client restores when it
+has a new one. A subscription holds a channel from its joining, which the hub has to answer, to its
 leaving it, which takes effect at once.
 """
 
@@ -102,7 +102,7 @@ class Routes:
         # By operation and channel, the calls whose channel was left meanwhile. If it is refused
         # they are told all the same.
         self._left: dict[int, dict[str, list[Joining]]] = {}
-        # Where channels stood when the last link was lost.
+        # Where channels stood when the last connection was lost.
         self._positions: dict[str, bytes] = {}
 
     def __len__(self) -> int:
@@ -316,12 +316,13 @@ class Routes:
                 # It finds the error when its answer comes.
                 call.error = call.error or error
             if not waiting:
-                # It had the channel on an earlier link, and would wait for its messages in vain.
+                # It had the channel on an earlier connection, and would wait for its messages in
+                # vain.
                 unwanted += self.forget(subscription)
                 subscription.end(error)
         return unwanted
 
-    # From one link to the next
+    # From one connection to the next
 
     def on_lost(self, protocol: ClientProtocol) -> None:
         """Let go of what was not answered, and note where the other channels stand."""
@@ -336,7 +337,7 @@ class Routes:
                 self._positions[name] = position
 
     def restore(self, protocol: ClientProtocol, welcome: Welcome) -> int | None:
-        """Subscribe all channels, on a new link.
+        """Subscribe all channels, on a new connection.
 
         :return: the id of the operation; None if there is nothing to restore
         """

@@ -27,8 +27,8 @@ _BAR: Final = 20
 class Progress:
     """Shows the progress on a terminal: one line for each worker, redrawn again and again.
 
-    :param plan: what is to be done
-    :param enabled: whether more is to be shown than the beginning
+    :param plan: the scenarios and sizes to run
+    :param enabled: whether to show progress after the first line
     """
 
     def __init__(self, plan: Plan, enabled: bool) -> None:

@@ -31,7 +31,7 @@ _MAX_OPENING: Final = 64
 #: Different messages, if their sizes are random. A prime, so that it goes with no number of
 #: channels.
 _BODIES: Final = 101
-#: Who published a message, and when. Messages that have no room for it are sent without.
+#: The publisher's number and the time of publishing. Messages too small for it carry none.
 _STAMP: Final = struct.Struct(">4sd")
 
 
@@ -249,7 +249,7 @@ class Subscriber(Worker):
 class Bench:
     """A run of the command.
 
-    :param plan: what is to be done
+    :param plan: the scenarios and sizes to run
     :param progress: shows how far it is
     """
 

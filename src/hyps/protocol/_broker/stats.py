@@ -9,8 +9,9 @@ from dataclasses import dataclass
 class Stats:
     """All counters of a broker, as they stood when :meth:`Broker.stats` was called.
 
-    The counts of messages only grow. Each of ``delivered``, ``missed_session`` and
-    ``missed_total`` counts a message once for every subscriber.
+    The counts of messages grow, but for one thing: when queued messages are dropped because of
+    ``max_total_buffer``, they move from ``delivered`` to ``missed_total``. Each of ``delivered``,
+    ``missed_session`` and ``missed_total`` counts a message once for every subscriber.
 
     :param sessions: sessions that are open
     :param channels: channels that at least one session holds

@@ -76,7 +76,7 @@ class Endpoint(Generic[_Event]):
         self._wire = wire
         self._output = output
         self._events: list[_Event | PeerError | Closed] = []
-        # How many of them were handed out.
+        # How many of them next_event() has returned.
         self._told = 0
         self._error: RemoteProtocolError | None = None
         self._at_eof = False
@@ -92,8 +92,8 @@ class Endpoint(Generic[_Event]):
     def farewell_time(self) -> float:
         """Seconds that its goodbye may take at most.
 
-        What a peer is told that was silent for two heartbeat intervals goes out at once or not at
-        all, and what is queued for it is not to stay in memory for long.
+        A peer that was silent for two heartbeat intervals is probably gone. Its goodbye leaves at
+        once or not at all, so that its queue does not stay in memory for long.
         """
         if self._error is not None and self._error.code == ErrorCode.TIMEOUT:
             return min(self.limits.close_timeout, self._heartbeat.interval / 2)
@@ -153,7 +153,7 @@ class Endpoint(Generic[_Event]):
         if state is State.GREETED and wire.is_eager:
             return False
         frame = wire.next_frame()
-        # The wire is another one when it was not known before.
+        # The first frame may have replaced self._wire: see detection.
         if self._wire.has_output:
             self._output.nudge()
         if frame is None:
@@ -201,22 +201,22 @@ class Endpoint(Generic[_Event]):
 
     @property
     def eof_is_due(self) -> bool:
-        """Everything has been handed out and nothing will follow."""
+        """Whether all output was returned and no more will follow."""
         return self._state is State.CLOSED and not self._output
 
     @property
     def is_finished(self) -> bool:
-        """Nothing will follow in either direction, so the connection may be closed.
+        """Whether nothing follows in either direction, so that the connection may be closed.
 
-        For transports without a half-close, such as TLS: elsewhere the end of the peer's stream
-        says the same, and without a doubt.
+        This is for transports without a half-close, such as TLS. With a half-close, wait for the
+        end of the peer's stream instead.
         """
         return self.eof_is_due and self._at_eof
 
     # Ending
 
     def discard(self) -> None:
-        """Forget what was received or is to be sent: the transport is gone."""
+        """Forget all input and output, because the transport is gone."""
         self._output.release()
         self._wire.discard()
 
@@ -234,7 +234,7 @@ class Endpoint(Generic[_Event]):
         self._error = error
         self._close()
         if error.code == ErrorCode.TIMEOUT:
-            # Nobody reads it, and it can be much.
+            # The peer reads nothing, and the queue can be large.
             self._output.clear()
         self._send_error(error.code, str(error))
 
@@ -243,7 +243,7 @@ class Endpoint(Generic[_Event]):
         self._output.put(Kind.ERROR, encode_error(PeerError(code, message), versions))
 
     def _close(self) -> None:
-        """Enter CLOSED, and let go of everything that the connection held."""
+        """Enter CLOSED, and drop unfinished input."""
         self._step(Step.CLOSE)
         self._wire.discard()
         self._output.wake()
@@ -262,26 +262,26 @@ class Endpoint(Generic[_Event]):
 
     @property
     def wants_tick(self) -> bool:
-        """Whether :meth:`tick` is to be called now, and then :meth:`next_event`."""
+        """Whether to call :meth:`tick` now, and then :meth:`next_event`."""
         return self._wire.wants_tick
 
     def tick(self, now: float, unsent: int | None = None) -> float:
-        """Judge what the time means: send a PING, or give the peer up.
+        """Tell the endpoint the time: it sends a PING, or gives a silent peer up.
 
-        Received bytes are a sign of life. So is output that gets through slowly, as long as a PING
-        may have to wait for it: what the transport holds has become less, or a send that was
-        under way at one tick is over at the next or has moved on. A send that is over at once is
-        none, as a cut cable swallows many; and when the PING has left the peer has to answer,
-        whoever takes all the rest.
+        Received bytes are a sign of life. Output that moves slowly is one too, while a PING may be
+        waiting behind it: the transport holds fewer bytes than at the last tick, or a send that was
+        in progress then has ended or moved on. A send that ends at once proves nothing, because
+        the socket's buffer takes many even if the cable is cut. Once the PING itself has left, only
+        received bytes count.
 
-        A late tick may mean that this process was busy and not the peer silent. So the first
-        overdue tick only asks for another one at once, with a read in between.
+        A late tick may mean that this process was busy, and not that the peer was silent. So the
+        first overdue tick only asks for another one at once, after a read.
 
-        A frame that arrives in part must go on by ``MIN_PROGRESS`` in each interval, whatever else
-        comes: what there is of it takes memory.
+        An unfinished frame must grow by ``MIN_PROGRESS`` bytes in each interval, whatever else
+        arrives, because it takes memory.
 
         :param now: seconds on any clock that does not go backwards
-        :param unsent: bytes that the transport holds of what it was given, if it can tell
+        :param unsent: bytes that the transport has taken and not sent, if it can tell
         :return: when to call again, at the latest
         """
         deadline = self._wire.tick(now)
@@ -290,7 +290,7 @@ class Endpoint(Generic[_Event]):
         return min(deadline, self._judge(now, unsent))
 
     def _judge(self, now: float, unsent: int | None) -> float:
-        """Judge the peer, and give it up if it is silent.
+        """Give the peer up if it is silent.
 
         :return: when to judge again, at the latest
         """

@@ -37,14 +37,14 @@ Chunk = tuple[int, bytes, int]
 class OutputQueue:
     """Bodies of frames, in the order in which they will be sent.
 
-    What :meth:`take` handed out counts as queued until the next call: until then it is in the
-    hands of the I/O layer, and in memory.
+    Bytes that :meth:`take` returned count as queued until its next call: until then the I/O layer
+    has them in memory.
 
-    ``items`` counts what waits and the bound of the side that queues is about: a hub counts the
-    answers that it owes, a client the records that it sends. ``credit`` is how many of them may be
-    taken; who bounds them adds to it when the peer has answered.
+    ``items`` counts the queued things that this end bounds: a hub counts the answers that it owes,
+    a client the records that it publishes. ``credit`` is how many items :meth:`take` may still
+    take. A client adds to it with each ACK; a hub's credit is infinite.
 
-    :param wire: encodes the frames; what it holds back counts as queued. May be changed.
+    :param wire: encodes the frames; bytes that it holds back count as queued. It may be replaced.
     :param on_output: called when there is something to take after :meth:`take` gave nothing
     """
 
@@ -73,6 +73,7 @@ class OutputQueue:
         # A tuple, because an empty list takes memory of its own.
         self._urgent: tuple[tuple[int, bytes], ...] = ()
         self._idle = True
+        # What take() returned last, as counted in ``queued``.
         self._leaving = 0
         self.credit: float = math.inf
         self.queued: int = 0
@@ -131,7 +132,7 @@ class OutputQueue:
         self._on_output()
 
     def clear(self) -> None:
-        """Drop what was put; urgent frames still leave."""
+        """Drop what :meth:`put` has queued; urgent frames still leave."""
         self._chunks = ()
         self.wire.clear()
         self._held = 0
@@ -139,21 +140,21 @@ class OutputQueue:
         self.items = self.items_size = 0
 
     def release(self) -> None:
-        """Drop everything, and the callback: nobody takes output any more."""
+        """Drop everything, the callback too: there will be no further :meth:`take`."""
         self.settle()
         self.clear()
         self._urgent = ()
         self._on_output = nothing
 
     def settle(self) -> None:
-        """Stop counting what was taken, because it has been sent."""
+        """Stop counting what :meth:`take` returned last, because it has been sent."""
         self.queued -= self._leaving
         self._leaving = 0
 
     def take(self, max_bytes: int) -> bytes:
         """Take frames from the front.
 
-        :param max_bytes: take no further frame once there are so many bytes
+        :param max_bytes: take no further frame once there are this many bytes
         """
         if self._leaving:
             self.settle()
@@ -177,7 +178,7 @@ class OutputQueue:
         return wire.encode_one(kind, body)
 
     def _take_frames(self, max_bytes: int) -> bytes:
-        """Take frames, urgent ones first, and what the wire itself has to send."""
+        """Take frames, urgent ones first, and the wire's own bytes."""
         wire = self.wire
         encode = wire.encode
         taken: list[bytes] = []
@@ -220,7 +221,7 @@ class OutputQueue:
         self.items -= items
         self.credit = credit
         taken += wire.flush()
-        # Bytes that the wire holds back have not left.
+        # Bytes that the wire holds back still count as queued.
         held = wire.held
         self._leaving -= held - self._held
         self._held = held

@@ -209,7 +209,7 @@ class Connection(H2Connection):
                 self._parts.append(frame.serialize())
 
     def take_output(self) -> list[bytes]:
-        """Return what is to be sent."""
+        """Return the bytes to send."""
         # h2 puts the preface into its own buffer, and not through the method above.
         parts = [self.data_to_send(), *self._parts]
         self._parts = []
