@@ -35,7 +35,7 @@ class AuthenticationFailed(ConnectionRefused):
 class ConnectionLost(HypsError):
     """There is no connection any more.
 
-    Of an operation that was begun the outcome is unknown: it may have been carried out.
+    The outcome of an unanswered operation is unknown: the hub may have carried it out.
     """
 
 

@@ -21,8 +21,8 @@ from ._text import one_line
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: So many lines of one kind may come at once, and another one after as many seconds. Lines below
-#: the level of warnings are details, which the application has asked for.
+#: This many lines of one kind may come at once, and another one after each interval in seconds.
+#: Lines below the level of warnings are details, which the application has asked for.
 _BURST: Final = 5
 _INTERVAL: Final = 10.0
 _DETAIL_BURST: Final = 200

@@ -9,7 +9,7 @@ from typing import Final
 #: back in some tenths of a second.
 _FIRST_DELAY: Final = 0.1
 
-#: A connection that was open for as many seconds counts as a success.
+#: A connection that was open for this many seconds counts as a success.
 _STABLE_TIME: Final = 1.0
 
 

@@ -1,8 +1,10 @@
 """A subscription's bounded buffer, and the policies for a full one.
 
-To add a policy, write a class here and add its line to the table of policies below. Every policy
-keeps the same account: each message that was put is read, or a gap counts it, and the gap stands
-where the message would have stood in its channel.
+To add a policy, name it in :data:`Overflow`, write a class here and add its line to the table of
+policies below. Every policy keeps the same account: each message that was put is read, or a gap
+counts it, and the gap stands where the message would have stood in its channel. A policy sets
+``has_overflowed`` when a message found no room, and counts what ``ready`` still has as in the
+buffer.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from bisect import bisect_right
 from collections import OrderedDict, deque
 from itertools import accumulate
 from operator import length_hint
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, get_args
 
 from ..protocol import Batch, Gap, GapReason, Message, Run, encode
 
@@ -452,15 +454,16 @@ class _Close(Buffer):
         return missed
 
 
-_POLICIES: Final[dict[str, type[Buffer]]] = {
+_POLICIES: Final[dict[Overflow, type[Buffer]]] = {
     "drop_newest": Buffer,
     "drop_oldest": _DropOldest,
     "latest": _Latest,
     "close": _Close,
 }
+assert _POLICIES.keys() == set(get_args(Overflow))
 
 
-def make_buffer(overflow: str, max_messages: int, max_bytes: int) -> Buffer:
+def make_buffer(overflow: Overflow, max_messages: int, max_bytes: int) -> Buffer:
     """Make a buffer.
 
     :param overflow: name of its policy

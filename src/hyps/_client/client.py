@@ -43,7 +43,7 @@ DEFAULT_MAX_MESSAGES: Final = 16_384
 DEFAULT_MAX_BYTES: Final = 4 * 1024 * 1024
 
 
-#: The repr of a client shows at most so many characters of the reason why it is not connected.
+#: The repr of a client shows at most this many characters of the reason why it is not connected.
 _MAX_TROUBLE: Final = 500
 
 #: In seconds. A client whose hub was away for minutes is back within some seconds.

@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import time
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, get_args
+
+from ..protocol import GapReason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from .._logs import Log
-    from ..protocol import Gap, GapReason
+    from ..protocol import Gap
 
-#: An episode of losses ends after as many seconds without one. A reader that is steadily behind
+#: An episode of losses ends after this many seconds without one. A reader that is steadily behind
 #: makes shorter pauses than that.
 _QUIET: Final = 1.0
 
-#: The log tells of an episode that goes on after as many messages, and then after ten times as
+#: The log tells of an episode that goes on after this many messages, and then after ten times as
 #: many.
 _TELL_AT: Final = 100
 
-#: A line names at most as many channels.
+#: A line names at most this many channels.
 _MAX_NAMES: Final = 3
 
 #: The lines for gaps that arrive over the wire. "client" happens only over HTTP/2, whose hubs do
@@ -34,6 +36,7 @@ _GAPS: Final[dict[GapReason, str]] = {
     "hub": "this process read too slowly: %s dropped %s",
     "reconnect": "without a connection to %s this process missed %s",
 }
+assert _GAPS.keys() == set(get_args(GapReason))
 _FULL: Final = "%s full: messages missed: %d (channels: %s)"
 
 #: The beginning of lines at the end, which have a rate of their own.

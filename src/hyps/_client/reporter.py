@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .._logs import Log
     from .status import Status
 
-#: The log has at most so many different reasons why there is no connection, until there is one.
+#: The log has at most this many different reasons why there is no connection, until there is one.
 _MAX_REASONS: Final = 10
 
 

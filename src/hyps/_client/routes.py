@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 _Value = TypeVar("_Value")
 
-#: The subscriptions of a channel. They share one SUBSCRIBE, and one copy on the wire. One that is
-#: alone has one tuple for all the channels that it joined together.
+#: The subscriptions of a channel. They share one SUBSCRIBE, and one copy on the wire. A
+#: subscription that holds its channels alone uses one tuple for all that it joined in one call.
 _Route: TypeAlias = "tuple[Inbox] | dict[Inbox, None]"
 
 
@@ -65,7 +65,7 @@ class Joining:
         if self.error is not None:
             raise self.error()
         for other in self._remove():
-            # It is told of them too. What becomes of that call changes nothing.
+            # The subscription has these channels now, whatever becomes of the other call.
             for name in self.names:
                 other.names.pop(name, None)
 
@@ -138,7 +138,7 @@ class Routes:
             _hold(subscription, unknown)
         self._subscriptions[subscription] = None
         if names and not protocol.counts_losses:
-            # Nobody is going to tell of what the hub drops.
+            # This hub cannot report what it drops.
             subscription.missed_unknown = True
         last = operation or max([self._operations.get(name, 0) for name in names], default=0)
         return Joining(subscription, names, last, self._calls), operation
@@ -297,7 +297,7 @@ class Routes:
         for refusal in refusals:
             name = refusal.channel
             if name is None:
-                break  # It was another operation than a SUBSCRIBE.
+                break  # The operation was not a SUBSCRIBE.
             for call in left.get(name, ()):
                 call.error = call.error or refusal.error
             # One that was left and joined anew meanwhile waits for another answer.

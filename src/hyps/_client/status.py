@@ -14,7 +14,7 @@ from .._net.backend import here, waiter_type, wake
 if TYPE_CHECKING:
     from .._net.backend import Home, Waiter
 
-#: A watcher that does not read keeps at most so many events, the newest. Each loss makes two.
+#: A watcher that does not read keeps at most this many events, the newest. Each loss makes two.
 _MAX_UNREAD: Final = 100
 
 

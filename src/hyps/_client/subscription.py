@@ -282,7 +282,7 @@ class Subscription(Generic[Item]):
         return items
 
     async def _wait_for(self, count: int) -> None:
-        """Wait until there are so many items, or no more will come."""
+        """Wait until there are this many items, or no more will come."""
         buffer = self._buffer
         if not 1 <= count <= buffer.max_messages:
             raise ValueError(

@@ -112,7 +112,7 @@ def _split(url: str, part: str) -> SplitResult:
         raise _bad_url(url, "it has a user or a password; the token is an argument of its own")
     if parts is not None and (parts.query or parts.fragment):
         raise _bad_url(url, "it may have a host, a port or a path, and no more")
-    raise _bad_url(url, "its host is none, or its port is no number from 0 to 65535")
+    raise _bad_url(url, "its host is not valid, or its port is not a number from 0 to 65535")
 
 
 def _bad_url(url: str, why: str) -> InvalidURL:
@@ -122,8 +122,8 @@ def _bad_url(url: str, why: str) -> InvalidURL:
 def _redacted(url: str) -> str:
     """Leave out of a URL that is wrong what may be a secret.
 
-    That is who it is for, up to the last @; what follows a ? or #; and what stands for a port
-    and is none, as passwords do where the host was forgotten.
+    That is user and password, up to the last @; the query and the fragment; and a port that is not
+    a number, because a password stands there if the host was forgotten.
     """
     scheme, separator, rest = url.rpartition("://")
     if not _SCHEME.fullmatch(scheme):

@@ -30,8 +30,9 @@ _SPARE_ALARMS: Final = 64
 _numbers: Final = count()
 
 
-#: The engine flushes about so many bytes in one pass of the event loop, some milliseconds of work.
-#: Flushing a connection costs as much as sending so many bytes.
+#: The engine flushes about this many bytes in one pass of the event loop, which is some
+#: milliseconds of work.
+#: Flushing a connection costs as much as sending this many bytes.
 _PASS_SIZE: Final = 2_097_152
 _FLUSH_COST: Final = 8_192
 
@@ -139,7 +140,7 @@ class Engine(anyio.AsyncContextManagerMixin):
             self._waiter = None
 
     def flush(self, first: Sender | None = None) -> None:
-        """Flush all connections with output, the first time in a pass of the event loop.
+        """Flush all connections with output; further calls in the same pass do nothing.
 
         A lone message leaves at once, which keeps the latency low. What follows in the same pass
         leaves together at its end. That is the batching, and it needs no timer.
@@ -214,7 +215,8 @@ class Engine(anyio.AsyncContextManagerMixin):
         while self._alarms and self._alarms[0].deadline <= now:
             due.append(heappop(self._alarms))
         self._cancelled -= sum([alarm.timed is None for alarm in due])
-        # Each alarm rings once here. One that is set again for now lets other tasks run first.
+        # Each alarm rings once here. One that is set again for the present
+        # time rings only after other tasks have run.
         for told, alarm in enumerate(due, 1):
             if alarm.timed is not None:
                 await alarm.timed.tick()

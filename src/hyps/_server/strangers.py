@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 #: further one.
 _FIRST_DELAY: Final = 0.1
 
-#: The hub forgets an address after as many seconds without a wrong token, and remembers at most as
-#: many addresses.
+#: The hub forgets an address after this many seconds without a wrong token, and remembers at most
+#: this many addresses.
 _FORGIVEN_AFTER: Final = 60.0
 _ADDRESSES: Final = 4_096
 

@@ -83,7 +83,7 @@ class Samples:
     """A bounded, uniform sample of durations."""
 
     def __init__(self) -> None:
-        #: One of so many is kept.
+        #: One of this many is kept.
         self.step = 1
         self.seconds = array("d")
 

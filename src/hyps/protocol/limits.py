@@ -64,7 +64,7 @@ class Limits:
     :param max_kept: channels without subscribers that the hub goes on counting, so that a short
         disconnection is a gap of known size: as many as one session may hold. Each costs about 400
         bytes. When there are more, the session that left the most loses its own first.
-    :param keep_time: the hub counts them for at least so many seconds, and at most three times as
+    :param keep_time: the hub counts them for at least this many seconds, and at most three times as
         many. Clients come back in seconds. After minutes a fresh start serves better than a number.
     :param max_sessions: open sessions of one hub. Each takes a file descriptor, so the operating
         system's limit may be reached first.

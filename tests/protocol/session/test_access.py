@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from protocol.pair import Pair, connect, hello, open_server, output, receive
+from protocol.pair import Pair, connect, drain, hello, open_server, output, receive
 
 from hyps.protocol import (
     PREFACE,
@@ -14,8 +14,10 @@ from hyps.protocol import (
     Kind,
     Limits,
     Rejected,
+    RemoteProtocolError,
     ServerProtocol,
     State,
+    Taken,
     Verb,
     encode,
     encode_frame,
@@ -127,3 +129,61 @@ def test_many_at_once_are_answered_as_one_by_one(
         found = b"".join([body for kind, body in output(server) if kind == Kind.SUBSCRIBE_ACK])
         answers.append((found, server.channels, broker.channels))
     assert answers[0] == answers[1]
+
+
+def test_what_is_granted_may_change_within_a_frame() -> None:
+    broker = Broker("boot")
+    connect(broker, "a", "b")
+    server = open_server(broker=broker)
+    # Neighbours of different channels, and more than one step takes.
+    body = (encode("a", b"") + encode("b", b"")) * 10_000
+    server.receive_data(encode_frame(Kind.PUBLISH, body))
+    codes = b""
+    for access in (None, Grants(), Everything(), Grants((Verb.PUBLISH, "a"))):
+        server.access = access
+        assert isinstance(server.next_event(), Taken)
+        codes = b"".join([codes for kind, codes in output(server) if kind == Kind.PUBLISH_ACK])
+        if access is None or isinstance(access, Everything):
+            assert set(codes) == set(b"k")
+        else:
+            assert set(codes) == (set(b"kd") if access.may(Verb.PUBLISH, "a") else set(b"d"))
+
+
+def publish_body(records: list[tuple[str, int]], *, is_cut: bool) -> bytes:
+    body = b"".join([encode(channel, bytes(size)) for channel, size in records])
+    return body[:-1] if is_cut else body
+
+
+@given(
+    records=st.lists(
+        st.tuples(st.sampled_from(["a", "b", "c", "d" * 11]), st.integers(0, 12)),
+        min_size=1,
+        max_size=40,
+    ),
+    repeats=st.integers(1, 300),
+    is_cut=st.booleans(),
+    draining=st.booleans(),
+)
+def test_publishing_with_every_grant_is_publishing(
+    records: list[tuple[str, int]], repeats: int, is_cut: bool, draining: bool
+) -> None:
+    results = []
+    for access in (None, Everything()):
+        broker = Broker("boot", Limits(max_channel=10, max_message=10))
+        reader = connect(broker, "a", "b")
+        server = open_server(broker=broker)
+        server.access = access
+        if draining:
+            server.go_away("test")
+        server.receive_data(
+            encode_frame(Kind.PUBLISH, publish_body(records * repeats, is_cut=is_cut))
+        )
+        error = ""
+        try:
+            drain(server)
+        except RemoteProtocolError as caught:
+            error = str(caught)
+        codes = b"".join([body for kind, body in output(server) if kind == Kind.PUBLISH_ACK])
+        messages = b"".join([body for kind, body in output(reader.server)])
+        results.append((codes, messages, error, broker.stats()))
+    assert results[0] == results[1]

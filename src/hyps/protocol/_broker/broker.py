@@ -37,7 +37,7 @@ _MOST_CHANNELS: Final = PASS_WORK * _LOOKED_THROUGH
 #: chore leaves the others, as many in each step.
 _LEFT_AT_ONCE: Final = 64
 
-#: More work than this is not done in one step where there is a sliced way.
+#: Above this much work, use the sliced way if there is one.
 _MUCH: Final = PASS_WORK // 4
 
 #: The broker looks at this many chunks of a queue in the time of one unit of work.
@@ -89,7 +89,7 @@ class Broker:
         #: Units of work done so far: one for each slice handed to a subscriber, and for what else
         #: takes as long. It only grows; a session compares it before and after a frame.
         self.work: int = 0
-        # No record of a run up to this size can hold a message that is too large.
+        # A run no larger than this cannot contain a message over the limit.
         self._max_message = self.limits.max_message
         self._boot_id = boot_id
         self._channels: dict[bytes, Channel] = {}
@@ -131,8 +131,8 @@ class Broker:
             kept=self.kept,
             published=self.published,
             delivered=self.delivered,
-            missed_session=self.missed - self._shed,
-            missed_total=self._shed,
+            missed_max_buffer=self.missed - self._shed,
+            missed_max_total_buffer=self._shed,
             queued=self._count_queued(),
         )
 
@@ -381,7 +381,8 @@ class Broker:
     def _look_at_total(self) -> None:
         """Estimate how much more may be handed out, and shed if there is no room."""
         most = self.limits.max_total_buffer
-        # An upper estimate: what several sessions hold counts for each. It is mostly low enough.
+        # An upper estimate: bytes that several sessions wait for count once per session. Usually
+        # even this is below the bound.
         total = self._count_queued()
         self._room = max(most - total, most * _SLACK)
         if total > most * (1 - _SLACK) and not self._is_relieving:
@@ -468,7 +469,7 @@ class Broker:
 
 
 def _most_channels(subscribers: tuple[Subscriber, ...]) -> int:
-    """Give the number of channels of which a slice may be that goes to these subscribers."""
+    """Return how many channels a slice for these subscribers may span."""
     most = _MOST_CHANNELS
     if any(subscriber.gaps for subscriber in subscribers):
         # For each channel a gap may have to be told to each subscriber.

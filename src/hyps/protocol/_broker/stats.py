@@ -10,16 +10,17 @@ class Stats:
     """All counters of a broker, as they stood when :meth:`Broker.stats` was called.
 
     The counts of messages grow, but for one thing: when queued messages are dropped because of
-    ``max_total_buffer``, they move from ``delivered`` to ``missed_total``. Each of ``delivered``,
-    ``missed_session`` and ``missed_total`` counts a message once for every subscriber.
+    ``max_total_buffer``, they move from ``delivered`` to ``missed_max_total_buffer``. Each of
+    ``delivered``, ``missed_max_buffer`` and ``missed_max_total_buffer`` counts a message once for
+    every subscriber.
 
     :param sessions: sessions that are open
     :param channels: channels that at least one session holds
     :param kept: channels that no session holds and that the hub still counts
     :param published: messages taken from publishers
     :param delivered: messages queued for subscribers
-    :param missed_session: messages dropped because a session had ``Limits.max_buffer`` queued
-    :param missed_total: messages dropped because all sessions together had
+    :param missed_max_buffer: messages dropped because a session had ``Limits.max_buffer`` queued
+    :param missed_max_total_buffer: messages dropped because all sessions together had
         ``Limits.max_total_buffer`` queued
     :param queued: bytes queued for all sessions. What several sessions wait for counts for each,
         and each chunk counts 64 bytes more.
@@ -30,11 +31,11 @@ class Stats:
     kept: int
     published: int
     delivered: int
-    missed_session: int
-    missed_total: int
+    missed_max_buffer: int
+    missed_max_total_buffer: int
     queued: int
 
     @property
     def missed(self) -> int:
         """Messages dropped, for any reason."""
-        return self.missed_session + self.missed_total
+        return self.missed_max_buffer + self.missed_max_total_buffer

@@ -37,13 +37,13 @@ MIN_LENGTH: Final = 3
 
 NEWLINE: Final = 0x0A
 
-#: The longest batch in bytes, without its last record, be it a run or a frame. It bounds how much
-#: one look-up hands to every subscriber at once. The work per batch is then shared by some hundred
-#: messages of 1 KiB, which go through 1.5 times as fast as with 64 KiB.
+#: A batch, be it a run or a frame, ends once it has this many bytes; its last record may exceed it.
+#: This bounds how much one look-up hands to every subscriber at once. The work per batch is then
+#: shared by some hundred messages of 1 KiB, which go through 1.5 times as fast as with 64 KiB.
 BATCH_SIZE: Final = 196_608
 
-#: A batch of so many bytes and records is large enough: a larger one would not be faster, but make
-#: others wait longer.
+#: A batch of this many bytes and records is large enough: a larger one would not be faster, but
+#: others would wait longer.
 MERGED_SIZE: Final = 65_536
 MANY_RECORDS: Final = 1_024
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 #: Searching for the channel's name is faster than going from length to length if records have at
-#: most so many bytes on average.
+#: most this many bytes on average.
 SMALL: Final = 128
 
 

@@ -61,7 +61,7 @@ def find_runs(
     :param data: concatenated records
     :param position: where the first starts
     :param whole: a record that is cut off at the end is malformed; else they end before it
-    :param most: end with the run that makes it so many records
+    :param most: end with the run that makes it this many records
     """
     # If no two neighbours share a channel, this loop runs once per record. So it inlines unpack()
     # of layout.py.

@@ -17,7 +17,10 @@ class Access(Protocol):
     """Decides what one session may do, see :attr:`ServerProtocol.access`."""
 
     def may(self, verb: Verb, channel: str) -> bool:
-        """Answer for one channel. The session asks once per run of records, so keep it cheap.
+        """Answer for one channel, at once and without raising.
+
+        The session asks for each channel of a SUBSCRIBE, and for each run of neighbouring messages
+        of one channel that it publishes. So keep it cheap.
 
         :param verb: what the session asks to do
         :param channel: name of the channel

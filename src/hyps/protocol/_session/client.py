@@ -56,13 +56,13 @@ class ClientProtocol(Endpoint[_ClientOnly]):
 
     Pass what the hub sends to :meth:`receive_data`, call :meth:`next_event` until it gives
     ``NEED_DATA``, and send what :meth:`data_to_send` gives. Once :class:`Welcome` came, the
-    operations may be called. Each returns an id, and each id stands in exactly one
+    operations may be called. Each returns an id, and each id is reported in exactly one
     :class:`Acked`, :class:`Rejected` or :class:`Lost`, in the order of the ids.
 
     :param client: name and version of the program
-    :param token: what the hub knows it by, if it asks
-    :param limits: ``hello_timeout`` and ``max_backlog`` are the client's own; the rest is told
-        by the hub
+    :param token: the token to present, if the hub requires one
+    :param limits: ``hello_timeout`` and ``max_backlog`` are the client's own; the hub tells the
+        rest
     :param on_output: called when there is something to send after there was nothing. It must
         not call this object.
     :param wire: what it speaks; None is the native wire

@@ -11,7 +11,7 @@ from .._records.position import MAX_COUNT, format_position, parse_position
 from .._records.scanning import count_alike
 from ..errors import RemoteProtocolError
 
-#: Comparing answers all at once is faster from so many on.
+#: Comparing answers all at once is faster from this many on.
 _MANY: Final = 16
 
 

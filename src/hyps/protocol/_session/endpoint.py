@@ -6,9 +6,9 @@ The rules:
    a handler for each kind. Nothing else decides what is legal.
 2. The state moves when the endpoint looks at a frame, and it looks at frames when its embedder asks
    for events. So events tell of what happened in order.
-3. The first violation by the peer is the last. The endpoint queues an ERROR for the peer and hands
-   out the events of what was valid before it. From then on :meth:`Endpoint.next_event` raises the
-   violation.
+3. After the first violation by the peer the endpoint looks at nothing more. It queues an ERROR for
+   the peer and hands out the events of what was valid before it. From then on
+   :meth:`Endpoint.next_event` raises the violation.
 4. There is no clock. The embedder tells :meth:`Endpoint.tick` the time, and learns when to call
    again.
 """
@@ -184,7 +184,7 @@ class Endpoint(Generic[_Event]):
         empty result means that there is nothing to send now; half-close if :attr:`eof_is_due` is
         true then.
 
-        :param max_bytes: add no further frame once there are so many bytes
+        :param max_bytes: add no further frame once there are this many bytes
         """
         self._pongs = 0
         heartbeat = self._heartbeat

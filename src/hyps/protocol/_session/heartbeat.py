@@ -166,7 +166,7 @@ class Heartbeat:
         """Tell whether output that may delay the PING has moved on since the last tick."""
         gone = self.sent - (unsent or 0)
         behind = self._before_ping
-        # That the PING itself has left proves nothing: the system of a frozen peer accepts it.
+        # A PING that left our queue proves nothing: the system of a frozen peer accepts it.
         has_moved = unsent is not None and behind is not None and min(gone, behind) > self._gone
         if self._slow_send is not None and not has_moved:
             has_moved = self.sent > self._slow_send or unsent != self._unsent

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from .._broker.channel import Channel, Left, Subscriber
     from .._wire.base import Wire
 
-#: The outbox queues so many gaps at a time, and the next ones once these have left.
+#: The outbox queues this many gaps at a time, and the next ones once these have left.
 _GAPS: Final = 512
 
 #: The references to a chunk's body while it is weighed, besides those of the queues that hold it.
 _WEIGHING: Final = 2
 
-#: The outbox weighs or sifts so many chunks at a time.
+#: The outbox weighs or sifts this many chunks at a time.
 _WEIGHED: Final = 1_024
 
 
@@ -69,7 +69,7 @@ class Outbox(OutputQueue):
         self._sifted: deque[Chunk] | None = None
         #: Channels with a gap that is not queued yet.
         self.gaps: dict[Channel, int] = {}
-        # What follows is for the broker, see Subscriber.
+        # ``alone``, ``is_closed`` and ``left`` are for the broker, see Subscriber.
         self.alone: tuple[Subscriber, ...] = (self,)
         self.is_closed: bool = False
         #: Messages dropped so far.

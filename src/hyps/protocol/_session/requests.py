@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .._wire.base import Wire
     from ..events import Welcome
 
-#: A chunk has at most so many records, because credit is spent chunk by chunk.
+#: A chunk has at most this many records, because credit is spent chunk by chunk.
 _CHUNK_RECORDS: Final = 4_096
 
 #: Bytes of the smallest record.

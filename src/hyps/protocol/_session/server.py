@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     TakeRun = Callable[[bytes, int, int, bytes, int], bytes]
 
 
-#: An answer to SUBSCRIBE has at most so many bytes besides the name, with the frame's kind.
+#: An answer to SUBSCRIBE has at most this many bytes besides the name, with the frame's kind.
 _MAX_ANSWER: Final = 64
 
 
@@ -63,7 +63,8 @@ class ServerProtocol(Endpoint[Hello | Taken]):
     """
 
     #: What the session may do with which channel; None allows everything. Set it before
-    #: :meth:`accept`, or later: it decides on what arrives from then on.
+    #: :meth:`accept`, or later: it decides on what the hub takes from then on. Channels that the
+    #: session holds already stay.
     access: Access | None = None
 
     _PEER = "client"
@@ -209,23 +210,47 @@ class ServerProtocol(Endpoint[Hello | Taken]):
     # an answer of its own.
 
     def _on_publish(self, body: bytes) -> None:
-        take: TakeRecords = self._broker.publish
-        if self._state is State.DRAINING:
-            take = partial(self._take_runs, _publish_late)
-        elif self.access is not None:
-            take = partial(self._take_runs, self._publish_if_allowed)
-        self._begin(take, body, Kind.PUBLISH_ACK)
+        self._begin(self._publish, body, Kind.PUBLISH_ACK)
 
-    def _publish_if_allowed(
-        self, data: bytes, position: int, stop: int, name: bytes, count: int
-    ) -> bytes:
-        assert self.access is not None
-        if not self.access.may(Verb.PUBLISH, decode_channel(name)):
-            return b"d" * count
-        codes: list[bytes] = []
-        while position < stop:
-            position = self._broker.publish(data[:stop], position, codes)
-        return b"".join(codes)
+    def _publish(self, data: bytes, position: int, codes: list[bytes]) -> int:
+        # Decide anew in each step: the state and the access may change within a long frame.
+        if self._state is State.DRAINING:
+            return self._take_runs(_publish_late, data, position, codes)
+        if self.access is None:
+            return self._broker.publish(data, position, codes)
+        return self._publish_allowed(self.access, data, position, codes)
+
+    def _publish_allowed(
+        self, access: Access, data: bytes, position: int, codes: list[bytes]
+    ) -> int:
+        """Publish what the session may publish, in stretches of runs with one verdict."""
+        most = self._broker.work + PASS_WORK
+        error: RemoteProtocolError | None
+        names, stops, counts, error = find_runs(data, position, most=PASS_WORK)
+        stretches: list[tuple[bool, int, int]] = []
+        for name, stop, count in zip(names, stops, counts, strict=True):
+            try:
+                may = access.may(Verb.PUBLISH, decode_channel(name))
+            except RemoteProtocolError as invalid:
+                # What precedes it is valid.
+                error = invalid
+                break
+            if stretches and stretches[-1][0] is may:
+                count += stretches.pop()[2]
+            stretches.append((may, stop, count))
+        for may, stop, count in stretches:
+            if not may:
+                codes.append(b"d" * count)
+            else:
+                stretch, done = data[position:stop], 0
+                while done < len(stretch):
+                    if self._broker.work >= most:
+                        return position + done
+                    done = self._broker.publish(stretch, done, codes)
+            position = stop
+        if error is not None:
+            raise error
+        return position
 
     def _on_subscribe(self, body: bytes) -> None:
         if len(body) <= MERGED_SIZE:
@@ -295,7 +320,7 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         owed = self._outbox
         if owed.items > self.limits.max_in_flight or owed.items_size > self._max_owed:
             raise RemoteProtocolError(
-                "more records than max_in_flight whose answers were not read", ErrorCode.LIMIT
+                "too many answers are unread: see max_in_flight", ErrorCode.LIMIT
             )
 
     def _subscribe(self, data: bytes, position: int, stop: int, name: bytes, count: int) -> bytes:
@@ -324,19 +349,32 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         :param content: the record's message
         :param is_held: whether the session holds the channel already
         """
-        if len(name) > self.limits.max_channel:
+        code = self._decide_on_names([name], 0 if is_held else 1)
+        # The client itself compares its last position with the one in the answer. The hub only
+        # checks it: later versions of the wire may give other contents a meaning.
+        if code == b"k" and content and not is_position(content):
+            return b"d"
+        return code
+
+    def _decide_on_names(self, names: list[bytes], new: int) -> bytes:
+        """Decide whether the session may hold channels: this is the one place that does.
+
+        :param names: UTF-8
+        :param new: how many of them it does not hold
+        :return: ``k`` if it may hold all of them, else the code for the first reason
+        """
+        if max(map(len, names)) > self.limits.max_channel:
             return b"n"
         if self._state is State.DRAINING:
             return b"u"
-        # The client itself compares its last position with the one in the answer. The hub only
-        # checks it: later versions of the wire may give other contents a meaning.
-        if content and not is_position(content):
+        access = self.access
+        if access is not None and not all(
+            access.may(Verb.SUBSCRIBE, name.decode()) for name in names
+        ):
             return b"d"
-        if self.access is not None and not self.access.may(Verb.SUBSCRIBE, name.decode()):
+        if new and len(self._channels) + new > self.limits.max_channels:
             return b"d"
-        if is_held or len(self._channels) < self.limits.max_channels:
-            return b"k"
-        return b"d"
+        return b"k"
 
     def _hold(self, channels: list[Channel]) -> None:
         if isinstance(self._channels, list):
@@ -352,24 +390,20 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         del self._channels[channel]
 
     def _are_granted(self, names: list[bytes]) -> bool:
-        """Whether :meth:`_decide` grants each of these channels, and the session holds none.
+        """Whether the session may hold all of these channels, and holds none of them.
 
         Then :meth:`_grant` can answer all of them at once. If not, or if finding out takes long,
         :meth:`_subscribe` takes them one by one.
 
         :param names: of a SUBSCRIBE without positions
         """
-        limits = self.limits
         try:
             b"\n".join(names).decode()
         except UnicodeDecodeError:
             return False
         return (
-            self._state is State.OPEN
-            and self.access is None
-            and max(map(len, names)) <= limits.max_channel
-            and len(self._channels) + len(names) <= limits.max_channels
-            and len(set(names)) == len(names)
+            len(set(names)) == len(names)
+            and self._decide_on_names(names, len(names)) == b"k"
             and not self._broker.may_hold(self._outbox, names)
         )
 

@@ -118,7 +118,13 @@ CLIENT_RECEIVES: Final[Mapping[State, frozenset[Kind]]] = {
 def make_table(
     receives: Mapping[State, frozenset[Kind]], handlers: Mapping[Kind, _Handler]
 ) -> Mapping[State, Mapping[int, _Handler]]:
-    """Combine what is legal with what handles it, so that a frame takes one look-up."""
+    """Combine what is legal with what handles it, so that a frame takes one look-up.
+
+    A kind that is legal and has no handler, or has a handler and is legal nowhere, is a mistake in
+    the tables.
+    """
+    legal = frozenset().union(*receives.values())
+    assert legal == handlers.keys(), legal ^ handlers.keys()
     return {
         state: {kind.value: handlers[kind] for kind in kinds} for state, kinds in receives.items()
     }

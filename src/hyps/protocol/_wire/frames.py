@@ -65,7 +65,7 @@ def encode_frame(kind: int, body: bytes) -> bytes:
     return frame_head(kind, len(body)) + body
 
 
-#: A part of a frame with at least so many bytes is kept as it arrived; smaller ones are joined.
+#: A part of a frame with at least this many bytes is kept as it arrived; smaller ones are joined.
 _LARGE_PART: Final = 4_096
 
 #: Shared by all decoders without an unfinished frame, which are most. Nothing is ever put into it.

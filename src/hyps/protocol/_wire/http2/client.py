@@ -70,14 +70,15 @@ class _Pending:
 
 
 class ClientWire(Http2Wire):
-    """A client's end, see :class:`Http2Wire`. Enter it as the ``wire`` of a ``ClientProtocol``.
+    """A client's end, see :class:`Http2Wire`. Pass it as the ``wire`` of a ``ClientProtocol``.
 
-    The answers to publishes and to subscribes come on two streams, in whatever order; they are
-    handed out in the order in which was asked. Unsubscribing is done here: Hyps knows none.
+    The answers to publishes and to subscribes come on two streams, in whatever order; this wire
+    hands them out in the order of the operations. Hyps for Nim has no UNSUBSCRIBE, so this end
+    leaves channels by itself.
 
     :param authority: what stands in the URL, host and port
     :param scheme: ``http`` or ``https``
-    :param limits: what is not told by a hub that speaks this wire
+    :param limits: the bounds that a hub of this wire does not tell
     """
 
     frames: deque[tuple[int, bytes]]

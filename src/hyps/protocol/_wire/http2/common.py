@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 #: that a stranger cannot make this end buffer more. Then it becomes as large as each stream's.
 FIRST_WINDOW: Final = 65_535
 
-#: The other end may send at most so many frames that carry nothing, such as PING, SETTINGS and
-#: RST_STREAM, in a second. A stream that was opened for nothing counts as several, and each further
-#: so many bytes of a frame count as one more.
+#: The other end may send at most this many frames that carry nothing, such as PING, SETTINGS and
+#: RST_STREAM, in a second. A stream that was opened for nothing counts as several, and every
+#: ``_IDLE_SIZE`` bytes of a frame count as one frame more.
 _MAX_IDLE_FRAMES: Final = 1_000
 REQUEST_COST: Final = 5
 _IDLE_SIZE: Final = 256
 
-#: The other end may cause so many frames without reading one.
+#: The other end may cause this many frames without reading one.
 _MAX_UNREAD_FRAMES: Final = 4_096
 
 _CODES: Final = {

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ...events import PeerError
 
-#: The hub holds answers for so many seconds after the last byte if nothing tells whether their
+#: The hub holds answers for this many seconds after the last byte if nothing tells whether their
 #: batch goes on, and checks that so often. Hyps for Nim reads the answers to a batch once, and
 #: would never see later ones. Half a second, because its batch may arrive over a slow link.
 _HOLD_TIME: Final = 0.5
@@ -38,7 +38,7 @@ _MAX_SEND: Final = 262_144
 #: the windows allow, and as much again for the rest of the frames.
 _MAX_UNSEEN: Final = 2 * FIRST_WINDOW
 
-#: A request may have so many headers without being charged.
+#: A request may have this many headers without being charged.
 _FREE_HEADERS: Final = 32
 
 #: The bound of answers that wait for the client to grant window, in bytes. Each is one byte. A
@@ -399,8 +399,8 @@ class ServerWire(Http2Wire):
     def _is_held(self, request: _Request) -> bool:
         """Tell whether to hold answers for the rest of a batch.
 
-        What is visibly incomplete is waited for without a time: that it goes on is judged as of any
-        other frame.
+        A batch that is visibly incomplete has no deadline of its own: the rule for unfinished
+        frames applies to it.
         """
         if self.is_closing:
             return False

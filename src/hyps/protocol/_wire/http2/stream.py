@@ -12,7 +12,7 @@ _CHUNK_SIZE: Final = 1_024
 class Bounds:
     """The windows that this end has granted, as offsets from the first byte.
 
-    It may not have seen the latest, and wait at an earlier one.
+    The peer may not have seen the latest one yet, and stop at an earlier one.
     """
 
     __slots__ = ("_bounds", "_total")
