@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 import traceback
@@ -30,6 +31,10 @@ _DETAIL_INTERVAL: Final = 0.05
 
 #: The bound of each argument of a line, in characters.
 _MAX_ARGUMENT: Final = 500
+
+
+#: Where a line has an argument.
+_PLACE: Final = re.compile("%[a-z]")
 
 
 class _Allowance:
@@ -99,7 +104,8 @@ class Log:
         for text, allowance in list(self._allowances.items()):
             omitted, allowance.omitted = allowance.omitted, 0
             if omitted:
-                self._emit(logging.WARNING, "left out %d more lines like: %s", (omitted, text))
+                like = _PLACE.sub("...", text)
+                self._emit(logging.WARNING, "left out %d more lines like: %s", (omitted, like))
 
     def _allowance(self, text: str, level: int) -> _Allowance:
         # The texts in this package bound their number.

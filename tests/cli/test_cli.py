@@ -281,14 +281,25 @@ def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     issued.private_key_and_cert_chain_pem.write_to_path(both)
     key = tmp_path / "key.pem"
     issued.private_key_pem.write_to_path(key)
+    other, encrypted = tmp_path / "other.pem", tmp_path / "encrypted.pem"
+    trustme.CA().issue_cert("127.0.0.1").private_key_pem.write_to_path(other)
+    command = ["openssl", "pkey", "-in", str(key), "-out", str(encrypted)]
+    command += ["-aes256", "-passout", "pass:secret"]
+    subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT)
     with serving("--cert", str(both)) as (url, _):
         assert url.startswith("hypss://")
+        plain = url.replace("hypss", "hyps")
+        assert_one_line_of_error(run("pub", "news", "x", "--url", plain), "perhaps it uses TLS")
         assert_one_line_of_error(run("pub", "news", "x", "--url", url), "TLS", "certificate")
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
         assert run("pub", "news", "x", "--url", url)[0] == 0
     for arguments, words in (
         (("--key", str(key)), "--key needs --cert"),
-        (("--cert", str(key)), "--cert: "),
+        (("--cert", str(key)), "has no certificate"),
+        (("--cert", str(tmp_path / "ca.pem")), "--key must name"),
+        (("--cert", str(both), "--key", str(tmp_path / "ca.pem")), "--key: "),
+        (("--cert", str(both), "--key", str(other)), "--key: it is not the private key"),
+        (("--cert", str(both), "--key", str(encrypted)), "--key: the private key is encrypted"),
         (("--cert", str(both), "--uds", str(tmp_path / "socket")), "TLS"),
     ):
         code, _, err = run("serve", *arguments)
@@ -375,6 +386,10 @@ def test_bad_channels(command: tuple[str, ...]) -> None:
         ("serve", "--limit", "max_message=many"),
         ("serve", "--limit", "max_message=0"),
         ("serve", "--backend", "curio"),
+        ("serve", "--limit", "max_message"),
+        ("serve", "--uds", ""),
+        ("serve", "--host", ""),
+        ("serve", "--token", "x" * 20_000),
         ("serve", "--uds-mode", "660"),
         ("serve", "--uds", "/no/such", "--uds-mode", "680"),
         ("serve", "--uds", "/no/such", "--uds-mode", "1777"),
@@ -388,6 +403,28 @@ def test_wrong_usage(arguments: tuple[str, ...]) -> None:
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
     assert err.splitlines()[-1].startswith("Error: ")
+
+
+@pytest.mark.parametrize("command", [("pub", "a", "b"), ("sub", "a"), ("bench",)])
+def test_a_token_that_cannot_be_sent(command: tuple[str, ...]) -> None:
+    assert_one_line_of_error(run(*command, "--token", "x" * 20_000), "token is too long")
+
+
+def test_without_a_command_there_is_help() -> None:
+    code, _, err = run()
+    assert code == 2
+    assert err.splitlines()[:3] == [
+        "Usage: hyps [OPTIONS] COMMAND [ARGS]...",
+        "",
+        "  Pub/sub in which many subscriptions share one connection.",
+    ]
+
+
+def test_subscribing_needs_a_standard_output() -> None:
+    script = f"{shlex.join([*HYPS, 'sub', 'news'])} >&-"
+    done = subprocess.run(["sh", "-c", script], stderr=subprocess.PIPE, text=True, timeout=TIMEOUT)
+    assert done.returncode == 1
+    assert "standard output is closed" in done.stderr
 
 
 def test_help_and_version() -> None:

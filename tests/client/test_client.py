@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from support.peers import GOAWAY, connected_to_script, scripted_hub
 
 import hyps
 from hyps.protocol import Kind, Limits
+from hyps.testing import MemoryHub
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -258,6 +260,38 @@ async def test_operations_after_shutdown(client: hyps.Client) -> None:
     with pytest.raises(hyps.ConnectionLost, match="shut down"):
         async with client.subscribe("foo_ch"):
             raise AssertionError("it was entered")
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "words"),
+    [
+        (hyps.connect, {"limits": 3}, "limits must be a hyps.Limits, not 3"),
+        (hyps.connect, {"reconnect_max_delay": "1"}, "must be a number, not '1'"),
+        (hyps.connect("memory://a").subscribe, {"max_messages": 2.5}, "must be an int, not 2.5"),
+        (hyps.connect("memory://a").subscribe, {"max_bytes": "5"}, "must be an int, not '5'"),
+        (hyps.Server, {"limits": 3}, "limits must be a hyps.Limits, not 3"),
+        (hyps.Server, {"token": 5}, "a token must be a str, not int"),
+        (hyps.Server, {"port": "80"}, "port must be an int, not '80'"),
+        (MemoryHub, {"limits": 3}, "limits must be a hyps.Limits, not 3"),
+    ],
+)
+async def test_arguments_of_another_type(
+    make: Callable[..., object], options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(TypeError, match=re.escape(words)):
+        make(**options)
+
+
+async def test_a_mode_that_was_written_in_decimal() -> None:
+    with pytest.raises(ValueError, match="660, which is 0o1224"):
+        hyps.Server(uds="/no/such", uds_mode=660)
+
+
+async def test_publishing_something_else(client: hyps.Client) -> None:
+    with pytest.raises(TypeError, match="a channel must be a str, not list"):
+        await client.publish(["a"], b"")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="which is not iterable"):
+        await client.publish_many(5)  # type: ignore[arg-type]
 
 
 async def test_awaiting_a_client_is_a_clear_error() -> None:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 
+async def receive_nowait(subscription: hyps.Subscription) -> None:
+    subscription.receive_nowait()
+
+
 async def publish_nowait(client: hyps.Client) -> None:
     client.publish_nowait("a", b"")
 
@@ -50,6 +54,7 @@ def every_use(
         subscription.receive,
         subscription.receive_many,
         subscription.receive_raw,
+        lambda: receive_nowait(subscription),
         lambda: anext(subscription),
         lambda: subscription.__aexit__(None, None, None),
     ]

@@ -83,9 +83,9 @@ async def test_an_untrusted_hub_is_refused(tls_url: str) -> None:
 async def test_a_client_without_tls_is_refused(
     tls_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(hyps.ConnectionRefused):
+    with pytest.raises(hyps.ConnectionRefused, match=r"perhaps it uses TLS \(hypss://\)"):
         await hyps.connect(tls_url.replace("hypss:", "hyps:")).connect()
-    assert caplog.text.count("refused (tls)") == 1
+    assert caplog.text.count("refused (tls): the client does not use TLS") == 1
 
 
 async def test_a_hub_without_tls_is_refused(
@@ -93,9 +93,9 @@ async def test_a_hub_without_tls_is_refused(
 ) -> None:
     async with hyps.Server(port=0) as server:
         url = server.urls[0].replace("hyps:", "hypss:")
-        with pytest.raises(hyps.ConnectionRefused, match="TLS"):
+        with pytest.raises(hyps.ConnectionRefused, match="perhaps there is no TLS there"):
             await hyps.connect(url, ssl_context=client_context).connect()
-    assert caplog.text.count("refused (protocol)") == 1
+    assert caplog.text.count("refused (protocol): the preface is missing: this is TLS") == 1
 
 
 async def test_a_peer_that_never_begins_the_handshake_is_closed(

@@ -118,6 +118,13 @@ async def test_cut_and_restored(hyps_hub: MemoryHub, client: hyps.Client) -> Non
         assert subscription.missed == 0
 
 
+async def test_neither_messages_nor_time_go_backwards(hyps_hub: MemoryHub) -> None:
+    with pytest.raises(ValueError, match="-1 messages"):
+        hyps_hub.drop_next(-1)
+    with pytest.raises(ValueError, match="go back by 1"):
+        hyps_hub.advance_clock(-1)
+
+
 async def test_restarted(hyps_hub: MemoryHub, client: hyps.Client) -> None:
     async with client.subscribe("a", gaps=True) as subscription:
         hyps_hub.restart()

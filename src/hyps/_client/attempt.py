@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from .._errors import ConnectionRefused
+from .._net.addresses import TCPAddress
 from .._net.dialling import dial, make_wire
 from .._server.local import dial_memory
 from .._version import __version__
@@ -52,6 +53,14 @@ class Attempt:
     def has_opened(self) -> bool:
         """Whether it is open, or was."""
         return self.opened_at < math.inf
+
+    @property
+    def hint(self) -> str:
+        """What may be wrong if the hub closes the connection before it has said anything."""
+        has_no_tls = isinstance(self._address, TCPAddress) and not self._address.tls
+        if self.state is AttemptState.OPENING and has_no_tls:
+            return " before it said anything; perhaps it uses TLS (hypss://)"
+        return ""
 
     def step(self, step: AttemptStep) -> None:
         """Change the state."""

@@ -102,8 +102,11 @@ class Buffer:
     )
 
     def __init__(self, max_messages: int, max_bytes: int) -> None:
-        if max_messages < 1 or max_bytes < 1:
-            raise ValueError("max_messages and max_bytes must be positive")
+        for name, value in (("max_messages", max_messages), ("max_bytes", max_bytes)):
+            if not isinstance(value, int):
+                raise TypeError(f"{name} must be an int, not {value!r}")
+            if value < 1:
+                raise ValueError(f"{name} must be positive, not {value}")
         self.max_messages = max_messages
         self._max_bytes = max_bytes
         # Records as they arrived: all work per message happens at reading.

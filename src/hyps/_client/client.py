@@ -73,7 +73,7 @@ class Client:
     ) -> None:
         addresses = parse_url(url)
         self._url = name_of(addresses)
-        limits = limits or Limits()
+        limits = Limits.of(limits)
         # Try it out, for its errors: a token that cannot be sent is the caller's error, and at
         # once.
         ClientProtocol(token=token, wire=make_wire(addresses[0], limits)).data_to_send()
@@ -85,6 +85,8 @@ class Client:
             check_hostname(server_hostname)
         if when_disconnected not in ("wait", "raise"):
             raise ValueError(f"when_disconnected is none of wait, raise: {when_disconnected!r}")
+        if not isinstance(reconnect_max_delay, int | float):
+            raise TypeError(f"reconnect_max_delay must be a number, not {reconnect_max_delay!r}")
         if not 0 < reconnect_max_delay < math.inf:
             raise ValueError(f"reconnect_max_delay must be positive, not {reconnect_max_delay!r}")
         self._settings = Settings(

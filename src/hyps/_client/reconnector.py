@@ -398,7 +398,8 @@ class Reconnector:
             case PeerError(code, text):
                 self._on_peer_error(code, text)
             case Closed():
-                self._fail_waiters(self._loss(f"{self._hub} closed the connection"))
+                hint = "" if self._attempt is None else self._attempt.hint
+                self._fail_waiters(self._loss(f"{self._hub} closed the connection{hint}"))
 
     def _on_welcome(self, welcome: Welcome) -> None:
         attempt, connection = self._attempt, self.connection

@@ -246,6 +246,8 @@ class Subscription(Generic[Item]):
         :raises SubscriptionOverflow:
         :raises ConnectionLost:
         """
+        if self._reconnector is not None:
+            self._reconnector.check_here()
         self._check_reader()
         for message in self._buffer.ready:
             return message  # type: ignore[no-any-return]

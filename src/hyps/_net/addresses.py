@@ -96,7 +96,8 @@ def parse_url(url: str) -> tuple[Address, ...]:
     if not url:
         raise InvalidURL("the URL is empty")
     if not url.partition("://")[1]:
-        raise _bad_url(url, f"no scheme, perhaps hyps://{_redacted(url)} is meant?")
+        scheme = "hyps+unix" if url.startswith("/") else "hyps"
+        raise _bad_url(url, f"no scheme, perhaps {scheme}://{_redacted(url)} is meant?")
     raise _bad_url(url, "the scheme is none of hyps, hypss, hyps+unix, memory, http, https")
 
 

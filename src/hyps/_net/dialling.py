@@ -106,7 +106,10 @@ async def _begin_tls(
             await anyio.aclose_forcefully(transport.stream)
             raise
     except OSError as error:
-        raise ConnectionRefused(f"no hub at {address}: {reason_of(error)}") from error
+        why = reason_of(error)
+        if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+            why += "; perhaps there is no TLS there"
+        raise ConnectionRefused(f"no hub at {address}: {why}") from error
     except (anyio.BrokenResourceError, anyio.EndOfStream) as error:
         raise ConnectionRefused(f"no hub at {address}: the TLS handshake failed") from error
     return Transport(stream, beneath=transport.socket)

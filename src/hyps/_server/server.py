@@ -26,7 +26,7 @@ from .._net.listening import listen
 from .._net.pump import Pump
 from .._net.sockets import Transport
 from .._version import __version__
-from ..protocol import Broker, Limits, ServerProtocol
+from ..protocol import Broker, ClientProtocol, Limits, ServerProtocol
 from ..protocol._wire.registry import load_wires
 from .session import Session
 from .strangers import Penalties, Stranger, Strangers
@@ -45,6 +45,9 @@ _TELL_OMITTED: Final = 10.0
 
 #: How many strangers the hub closes at once when it runs out of file descriptors.
 _CLOSED_AT_ONCE: Final = 16
+
+#: What OpenSSL says of a client that does not begin a TLS handshake.
+_NO_TLS: Final = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST")
 
 
 class Server(anyio.AsyncContextManagerMixin):
@@ -77,10 +80,11 @@ class Server(anyio.AsyncContextManagerMixin):
     ) -> None:
         if token == "":
             raise ValueError("an empty token would let everybody in")
-        try:
-            self._token = None if token is None else token.encode()
-        except UnicodeEncodeError:
-            raise ValueError("the token has no UTF-8 form") from None
+        # For its errors: a token that no client could send is a mistake.
+        ClientProtocol(token=token)
+        self._token = None if token is None else token.encode()
+        if not isinstance(port, int):
+            raise TypeError(f"port must be an int, not {port!r}")
         if not 0 <= port <= 65_535:
             raise ValueError(f"port must be between 0 and 65535, not {port}")
         self._address: TCPAddress | UnixAddress
@@ -91,7 +95,10 @@ class Server(anyio.AsyncContextManagerMixin):
         else:
             raise ValueError("there is no TLS over Unix sockets")
         if uds_mode is not None and (uds is None or not 0 <= uds_mode <= 0o777):
-            raise ValueError("uds_mode is for a Unix socket, from 0o000 to 0o777")
+            raise ValueError(
+                f"uds_mode is for a Unix socket, from 0o000 to 0o777, and not {uds_mode!r}, "
+                f"which is {uds_mode:#o}"
+            )
         self._uds_mode = uds_mode
         self._ssl_context = ssl_context
         self._broker = self._broker_type(secrets.token_hex(6), limits, self._on_chore)
@@ -140,6 +147,7 @@ class Server(anyio.AsyncContextManagerMixin):
                     await self._leave(listeners)
         finally:
             self._remove_socket()
+            self._log.tell_omitted()
 
     def _warn_if_open(self, addresses: Sequence[TCPAddress | UnixAddress]) -> None:
         """Warn if the hub lets in everybody who can reach this machine."""
@@ -252,7 +260,7 @@ class Server(anyio.AsyncContextManagerMixin):
                     await self._serve_session(transport, engine, stranger, name, shield=True)
         except (OSError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
             # OSError includes TimeoutError.
-            self._log.warning("%s: refused (tls): %s", name, str(error) or repr(error))
+            self._log.warning("%s: refused (tls): %s", name, _why_no_tls(error))
         except Exception:
             # A bug in the hub must not end the other sessions.
             self._log.exception("%s: internal error", name)
@@ -332,6 +340,13 @@ def _peer(stream: ByteStream) -> tuple[str, str]:
     if isinstance(address, tuple):
         return str(address[0]), f"{address[0]}:{address[1]}"
     return "", "local"
+
+
+def _why_no_tls(error: Exception) -> str:
+    """Say why there was no TLS handshake."""
+    if isinstance(error, ssl.SSLError) and error.reason in _NO_TLS:
+        return "the client does not use TLS"
+    return str(error) or repr(error)
 
 
 def _file_id(path: str) -> tuple[int, int] | None:

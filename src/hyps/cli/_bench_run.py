@@ -160,10 +160,15 @@ class Publisher(Worker):
             began = time.perf_counter()
             window = self._make_window(min(self._batch, self.expected - self.messages), began)
             self.sent += len(window)
-            if self._batch == 1:
-                await client.publish(*window[0])
-            else:
-                await client.publish_many(window)
+            try:
+                if self._batch == 1:
+                    await client.publish(*window[0])
+                else:
+                    await client.publish_many(window)
+            except ValueError:
+                # The client has refused a message, and sent none.
+                self.sent -= len(window)
+                raise
             self.ended = time.perf_counter()
             self._acks.offer(self.ended - began)
             self.messages += len(window)

@@ -14,6 +14,7 @@ import click
 from .. import HypsError, InvalidChannel
 from .._net.addresses import MemoryAddress, parse_url
 from .._text import one_line
+from ..protocol import ClientProtocol
 from ..protocol._records.layout import encode_channel
 from ._signals import signals
 
@@ -43,9 +44,22 @@ url_option = click.option(
     show_default=True,
     help="Where the hub is: hyps://host:port, hypss://host:port (TLS), hyps+unix:///path, or http(s)://host:port.",
 )
+
+
+def _check_token(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> str | None:
+    try:
+        ClientProtocol(token=value)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    return value
+
+
 token_option = partial(
     click.option,
     "--token",
+    callback=_check_token,
     envvar="HYPS_TOKEN",
     show_envvar=True,
     help="What clients must know to be let in; better given by the environment.",

@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from contextlib import redirect_stdout
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -81,8 +81,13 @@ def _execute() -> int:
         failure.show(shown)
         message = failure.format_message()
         one_line = printable(message).replace("\n", "\\n")
-        stderr.write(shown.getvalue().replace(message, one_line))
+        is_help = isinstance(failure, _HELP)
+        stderr.write(shown.getvalue() if is_help else shown.getvalue().replace(message, one_line))
     return code
+
+
+#: What Click raises for a command without arguments, from Click 8.2 on: its message is the help.
+_HELP: Final = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 
 class _Shown(io.StringIO):

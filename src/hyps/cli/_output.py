@@ -49,6 +49,8 @@ def open_standard_files() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+            if number == _STDOUT:
+                stdout.is_closed = True
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -145,6 +147,8 @@ class StandardOutput:
 
     def __init__(self, file: TextIO | None) -> None:
         self._encoding = _encoding_of(file)
+        #: Whether the parent process closed it.
+        self.is_closed = False
         # Several tasks print: their lines keep the order of the calls.
         self._turn = anyio.Lock()
 

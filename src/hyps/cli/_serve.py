@@ -7,6 +7,7 @@ import os
 import ssl
 from dataclasses import fields
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -26,7 +27,9 @@ def _parse_limits(
     kinds = {field.name: type(getattr(Limits(), field.name)) for field in fields(Limits)}
     found: dict[str, Any] = {}
     for value in values:
-        name, _, number = value.partition("=")
+        name, separator, number = value.partition("=")
+        if not separator:
+            raise click.BadParameter(f"expected NAME=NUMBER, not {value!r}")
         if name not in kinds:
             raise click.BadParameter(f"{name!r} is none of {', '.join(kinds)}")
         try:
@@ -90,6 +93,29 @@ def _raise_file_limit() -> None:
         pass  # some systems report "unlimited" and refuse it
 
 
+def _refuse_to_ask() -> str:
+    raise ValueError("the private key is encrypted: decrypt it first, with openssl pkey")
+
+
+def _why_no_certificate(cert: str, key: str | None, error: Exception) -> str:
+    """Say which file is wrong: OpenSSL does not."""
+    if not isinstance(error, ssl.SSLError):
+        return f"{'--key' if key and isinstance(error, ValueError) else '--cert'}: {error}"
+    if error.reason == "KEY_VALUES_MISMATCH":
+        return "--key: it is not the private key of the certificate"
+    if not _has(cert, b"BEGIN CERTIFICATE"):
+        return f"--cert: {cert} has no certificate in PEM form"
+    if key is None and not _has(cert, b"PRIVATE KEY"):
+        return f"--cert: {cert} has no private key, so --key must name its file"
+    if key is not None and not _has(key, b"PRIVATE KEY"):
+        return f"--key: {key} has no private key in PEM form"
+    return f"--cert: {error}"
+
+
+def _has(file: str, text: bytes) -> bool:
+    return text in Path(file).read_bytes()
+
+
 def _make_ssl_context(cert: str | None, key: str | None) -> ssl.SSLContext | None:
     if cert is None:
         if key is not None:
@@ -97,9 +123,9 @@ def _make_ssl_context(cert: str | None, key: str | None) -> ssl.SSLContext | Non
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(cert, key)
+        context.load_cert_chain(cert, key, _refuse_to_ask)
     except (OSError, ValueError) as error:
-        raise ValueError(f"--cert: {error}") from None
+        raise ValueError(_why_no_certificate(cert, key, error)) from None
     # Clients over HTTP/2 negotiate the protocol in the TLS handshake.
     context.set_alpn_protocols(["h2"])
     return context
@@ -166,6 +192,9 @@ def serve(
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     if uds_mode is not None and uds is None:
         raise click.UsageError("--uds-mode needs --uds")
+    for name, value in (("--uds", uds), ("--host", host)):
+        if value == "":
+            raise click.UsageError(f"{name} is empty")
     try:
         ssl_context = _make_ssl_context(cert, key)
         server = Server(

@@ -54,6 +54,8 @@ def sub(
 
     Control characters and bytes that are not UTF-8 are printed as escapes.
     """
+    if stdout.is_closed:
+        raise click.ClickException("standard output is closed, so messages would be thrown away")
     show = _as_json if as_json else _as_text
 
     # The client logs lost connections and missed messages.

@@ -109,6 +109,18 @@ class Limits:
         if self.max_frame > MAX_FRAME_CEILING:
             raise ValueError(f"max_message must be under {MAX_FRAME_CEILING // MIB} MiB")
 
+    @staticmethod
+    def of(limits: Limits | None) -> Limits:
+        """Return the limits that a user gave, or the default ones.
+
+        :raises TypeError: if they are something else
+        """
+        if limits is None:
+            return Limits()
+        if not isinstance(limits, Limits):
+            raise TypeError(f"limits must be a hyps.Limits, not {limits!r}")
+        return limits
+
     @property
     def max_frame(self) -> int:
         """Bytes of a frame's kind and body: the largest record, and room above it.

@@ -10,6 +10,7 @@ import anyio
 
 from .._errors import ConnectionRefused
 from .._server.local import named_hubs
+from ..protocol import Limits
 from ._drops import DroppingServer
 from ._faults import FaultyClock, MemoryConnection
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream
 
-    from ..protocol import Broker, Limits
+    from ..protocol import Broker
 
 _numbers: Final = count(1)
 
@@ -40,7 +41,7 @@ class MemoryHub:
 
     def __init__(self, *, token: str | None = None, limits: Limits | None = None) -> None:
         self._token = token
-        self._limits = limits
+        self._limits = Limits.of(limits)
         self._name = f"hyps-testing-{next(_numbers)}"
         self._connections: dict[MemoryConnection, None] = {}
         self._is_cut = False
@@ -115,7 +116,10 @@ class MemoryHub:
         """Drop messages for each session, as the hub does when the session's queue is full.
 
         :param messages: how many of each session's next messages to drop
+        :raises ValueError: if it is negative
         """
+        if messages < 0:
+            raise ValueError(f"there are no {messages} messages to drop")
         self._server.drop_next(messages)
 
     # Time
@@ -135,7 +139,10 @@ class MemoryHub:
         are due. A healthy connection survives half of ``limits.heartbeat`` at a time.
 
         :param seconds: how far
+        :raises ValueError: if it is negative: no clock goes backwards
         """
+        if seconds < 0:
+            raise ValueError(f"a clock does not go back by {-seconds} seconds")
         self._clock.advance(seconds)
         self.broker.tick(self._clock.now())
 

@@ -75,7 +75,7 @@ class Broker:
     ) -> None:
         if not (1 <= len(boot_id) <= 16 and _BOOT_ID_CHARACTERS.issuperset(boot_id)):
             raise ValueError(f"not a boot id: {boot_id!r}")
-        self.limits: Limits = limits or Limits()
+        self.limits: Limits = Limits.of(limits)
         #: The open sessions.
         self.sessions: set[Session] = set()
         #: Messages taken from publishers.

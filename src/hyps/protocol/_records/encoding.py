@@ -31,6 +31,8 @@ def pairs(messages: Iterable[tuple[str, Data] | Message]) -> Iterator[tuple[str,
         what = " alone"
     elif hasattr(messages, "items"):
         what = ": give it .items()"
+    elif not hasattr(messages, "__iter__"):
+        what = ", which is not iterable"
     if what:
         kind = type(messages).__name__
         raise TypeError(

@@ -297,16 +297,15 @@ class Endpoint(Generic[_Event]):
         if self._state is State.CLOSED:
             return math.inf
         heartbeat = self._heartbeat
-        name = f"{self._PEER} in the state {self._state.value!r}"
         try:
             if self._state in (State.OPENING, State.GREETED):
-                return heartbeat.judge_opening(now, self.limits.hello_timeout, name)
+                return heartbeat.judge_opening(now, self.limits.hello_timeout, self._PEER)
             return min(
                 heartbeat.judge_unfinished(now, self._wire.unfinished_frame, self._PEER),
                 heartbeat.judge_silence(
                     now,
                     unsent,
-                    name,
+                    self._PEER,
                     answers_ping=self._wire.answers_ping,
                     ping=partial(self._output.put_urgent, Kind.PING),
                 ),

@@ -86,18 +86,18 @@ class Heartbeat:
 
     # Judging
 
-    def judge_opening(self, now: float, timeout: float, name: str) -> float:
+    def judge_opening(self, now: float, timeout: float, peer: str) -> float:
         """Judge a peer that has not opened the session yet.
 
         :param timeout: seconds that it has
-        :param name: the peer and its state, for the error
+        :param peer: the peer, for the error
         :return: when to judge again, at the latest
         :raises RemoteProtocolError: its time is up
         """
         if self._opened_at is None:
             self._opened_at = now
         self._alive_at = now
-        return self._judge(now, self._opened_at + timeout, name)
+        return self._judge(now, self._opened_at + timeout, f"{peer} for {timeout:g} seconds")
 
     def judge_unfinished(self, now: float, found: tuple[int, int] | None, peer: str) -> float:
         """Judge an unfinished frame: it must grow by ``MIN_PROGRESS`` in each interval.
@@ -130,7 +130,7 @@ class Heartbeat:
         self,
         now: float,
         unsent: int | None,
-        name: str,
+        peer: str,
         *,
         answers_ping: bool,
         ping: Callable[[bytes], object],
@@ -138,7 +138,7 @@ class Heartbeat:
         """Judge a peer by its silence.
 
         :param unsent: bytes that the transport still holds, if it can tell
-        :param name: the peer and its state, for the error
+        :param peer: the peer, for the error
         :param answers_ping: see :attr:`.Wire.answers_ping`
         :param ping: sends a PING with this body
         :return: when to judge again, at the latest
@@ -160,7 +160,8 @@ class Heartbeat:
             # This peer has never answered one, so its silence proves nothing.
             return now + self.interval
         # Count from the PING on: the first tick after a pause may come very late.
-        return self._judge(now, max(silent_at, self._pinged_at) + self.interval, name)
+        deadline = max(silent_at, self._pinged_at) + self.interval
+        return self._judge(now, deadline, f"{peer} for {2 * self.interval:g} seconds")
 
     def _see_progress(self, unsent: int | None) -> bool:
         """Tell whether output that may delay the PING has moved on since the last tick."""
@@ -177,7 +178,7 @@ class Heartbeat:
             self._before_ping = None
         return behind is not None and has_moved
 
-    def _judge(self, now: float, deadline: float, name: str) -> float:
+    def _judge(self, now: float, deadline: float, silence: str) -> float:
         """Give the peer up at the second tick after the deadline.
 
         A late tick may mean that this process was busy and not the peer silent. So the first one
@@ -188,4 +189,4 @@ class Heartbeat:
         if not self._overdue:
             self._overdue = True
             return now
-        raise RemoteProtocolError(f"nothing from the {name}", ErrorCode.TIMEOUT)
+        raise RemoteProtocolError(f"nothing from the {silence}", ErrorCode.TIMEOUT)

@@ -84,7 +84,11 @@ class Requests(OutputQueue):
         """
         # This runs once per message.
         welcome = self._welcome
-        prefix = _encode_prefix(channel)
+        try:
+            prefix = _encode_prefix(channel)
+        except TypeError:
+            # The cache cannot look for a list, for example.
+            raise TypeError(f"a channel must be a str, not {type(channel).__name__}") from None
         if len(prefix) > welcome.max_channel + 1:
             raise self.too_long(prefix[:-1])
         if type(data) is not bytes:

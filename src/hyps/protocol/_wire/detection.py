@@ -41,6 +41,10 @@ def _encode_goaway(reason: str) -> bytes:
     return _HTTP2_GOAWAY.pack((8 + len(text)) << 8 | 7, 0, 0, 0, _INTERNAL_ERROR) + text
 
 
+#: The beginning of a TLS handshake: its type of record, and the major version.
+_TLS: Final = b"\x16\x03"
+
+
 class UnknownWire(Wire):
     """The wire of a client whose first bytes have not told yet which one it speaks.
 
@@ -91,6 +95,8 @@ class UnknownWire(Wire):
             self._answer = _NOT_HTTP_1
             raise RemoteProtocolError("the preface is missing: this is an HTTP/1 request")
         self._answer = _NOT_HYPS
+        if buffer.startswith(_TLS):
+            raise RemoteProtocolError("the preface is missing: this is TLS, and this port has none")
         raise RemoteProtocolError("the preface is missing")
 
     def encode(self, kind: int, bodies: list[bytes], length: int) -> Iterable[bytes]:
