@@ -48,10 +48,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
     """Let an async test that hangs fail."""
     function = pyfuncitem.obj
     if inspect.iscoroutinefunction(function):
+        marker = pyfuncitem.get_closest_marker("patience")
+        timeout = TEST_TIMEOUT if marker is None else marker.args[0]
 
         @functools.wraps(function)
         async def bounded(**arguments: Any) -> None:
-            with anyio.fail_after(TEST_TIMEOUT):
+            with anyio.fail_after(timeout):
                 await function(**arguments)
 
         pyfuncitem.obj = bounded
@@ -111,6 +113,7 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for marker in (
         "needs_machine: may be skipped in CI too, because no package provides what it needs",
+        "patience(seconds): an async test that takes longer has hung; the default is 30",
         "native_wire: cannot run over HTTP/2: it speaks the native wire itself, or needs its words",
     ):
         config.addinivalue_line("markers", marker)

@@ -13,7 +13,7 @@ from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from ._client.client import Client as Client
-    from ._client.client import connect as connect
+    from ._client.connecting import connect as connect
     from ._client.status import Connected as Connected
     from ._client.status import ConnectionEvent as ConnectionEvent
     from ._client.status import Disconnected as Disconnected
@@ -70,7 +70,8 @@ __all__ = (
 )
 
 _HOMES = {
-    "_client.client": ("Client", "connect"),
+    "_client.client": ("Client",),
+    "_client.connecting": ("connect",),
     "_errors": (
         "AuthenticationFailed",
         "CannotListen",

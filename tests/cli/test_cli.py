@@ -228,7 +228,7 @@ def test_verbose_logs_sessions() -> None:
     with serving("--verbose") as (url, hub):
         run("pub", "news", "hello", "--url", url)
         _, _, err = hub.end(signal.SIGTERM)
-    assert f"client hyps-py/{hyps.__version__}" in err
+    assert f", hyps-py/{hyps.__version__}" in err
 
 
 def test_token() -> None:

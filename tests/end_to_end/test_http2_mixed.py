@@ -240,7 +240,7 @@ async def test_a_session_of_each_wire_is_logged(caplog: pytest.LogCaptureFixture
             pass
         await wait_until(lambda: not server.broker.sessions)
     texts = logged(caplog, "hyps.server", logging.DEBUG)
-    assert any(f"client hyps-py/{hyps.__version__}" in text for text in texts)
+    assert any(f", hyps-py/{hyps.__version__}" in text for text in texts)
     assert texts[-1].endswith("ended")
     assert not warned(caplog, "hyps.server")
 

@@ -11,7 +11,6 @@ from .._errors import ConnectionRefused
 from .._net.addresses import TCPAddress
 from .._net.dialling import dial, make_wire
 from .._server.local import dial_memory
-from .._version import __version__
 from ..protocol import ClientProtocol
 from .connection import Connection
 from .states import ATTEMPT_TRANSITIONS, AttemptState, AttemptStep
@@ -102,7 +101,7 @@ class Attempt:
     def _make_protocol(self, on_output: Callable[[], None]) -> ClientProtocol:
         limits = self._settings.limits
         return ClientProtocol(
-            client=f"hyps-py/{__version__}",
+            client=self._settings.name,
             token=self._settings.token,
             limits=limits,
             on_output=on_output,

@@ -479,6 +479,11 @@ def make_buffer(overflow: Overflow, max_messages: int, max_bytes: int) -> Buffer
     return policy(max_messages, max_bytes)
 
 
+def overflow_of(buffer: Buffer) -> Overflow:
+    """Return the name of a buffer's policy."""
+    return next(name for name, policy in _POLICIES.items() if policy is type(buffer))
+
+
 def _add(one: int | None, other: int | None) -> int | None:
     return None if one is None or other is None else one + other
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from typing import TYPE_CHECKING, Final, Literal, NoReturn, overload
 
@@ -15,9 +14,11 @@ from .._net.addresses import name_of, parse_url
 from .._net.dialling import make_wire
 from .._net.tls import check_hostname
 from .._text import one_line
+from .._version import __version__
 from ..protocol import ClientProtocol, Gap, HypsError, Limits, Message
 from ..protocol._records.encoding import pairs
 from .connection import Batches
+from .memberships import Memberships
 from .reconnector import Reconnector
 from .settings import Settings
 from .status import ConnectionEvents, Status
@@ -35,13 +36,14 @@ if TYPE_CHECKING:
 
 WhenDisconnected = Literal["wait", "raise"]
 
-DEFAULT_URL: Final = "hyps://127.0.0.1:8787"
-
 #: What one subscription buffers: some frames of small messages, or some large messages. A reader
 #: that keeps up on average loses nothing in a burst.
 DEFAULT_MAX_MESSAGES: Final = 16_384
 DEFAULT_MAX_BYTES: Final = 4 * 1024 * 1024
 
+
+#: The bound of a client's name, in characters.
+_MAX_NAME: Final = 200
 
 #: The repr of a client shows at most this many characters of the reason why it is not connected.
 _MAX_TROUBLE: Final = 500
@@ -70,17 +72,27 @@ class Client:
         when_disconnected: WhenDisconnected = "wait",
         reconnect_max_delay: float = DEFAULT_RECONNECT_MAX_DELAY,
         limits: Limits | None = None,
+        wait: bool = False,
+        name: str | None = None,
     ) -> None:
         addresses = parse_url(url)
         self._url = name_of(addresses)
         limits = Limits.of(limits)
+        if name is None:
+            name = f"hyps-py/{__version__}"
+        elif not (isinstance(name, str) and name.isprintable() and 0 < len(name) <= _MAX_NAME):
+            raise ValueError(f"name must have 1 to {_MAX_NAME} printable characters: {name!a}")
         # Try it out, for its errors: a token that cannot be sent is the caller's error, and at
         # once.
-        ClientProtocol(token=token, wire=make_wire(addresses[0], limits)).data_to_send()
+        wire = make_wire(addresses[0], limits)
+        ClientProtocol(client=name, token=token, wire=wire).data_to_send()
         if not getattr(addresses[0], "tls", False):
-            for name, given in (("ssl_context", ssl_context), ("server_hostname", server_hostname)):
+            for option, given in (
+                ("ssl_context", ssl_context),
+                ("server_hostname", server_hostname),
+            ):
                 if given is not None:
-                    raise ValueError(f"{name} is for hypss:// and https://, not for {self._url}")
+                    raise ValueError(f"{option} is for hypss:// and https://, not for {self._url}")
         if server_hostname is not None:
             check_hostname(server_hostname)
         if when_disconnected not in ("wait", "raise"):
@@ -95,11 +107,14 @@ class Client:
             ssl_context=ssl_context,
             server_hostname=server_hostname,
             limits=limits,
+            name=name,
+            waits_first=wait,
             waits=when_disconnected == "wait",
             reconnect_max_delay=reconnect_max_delay,
         )
         self._status = Status()
         self._reconnector: Reconnector | None = None
+        self._memberships: Memberships | None = None
         self._is_entered = False
 
     # Lifetime
@@ -165,6 +180,19 @@ class Client:
         :raises AuthenticationFailed: if the token is the reason for that
         :raises ConnectionLost: if the client is shut down meanwhile
         """
+        await self._start().wait_open()
+
+    def connect_nowait(self) -> None:
+        """Begin to connect in the background, and return at once.
+
+        Operations wait for the connection. If there is no hub, or it refuses the token, the client
+        logs that and tries again.
+
+        :raises RuntimeError: see :meth:`connect`
+        """
+        self._start(is_in_background=True)
+
+    def _start(self, *, is_in_background: bool = False) -> Reconnector:
         reconnector = self._reconnector
         if reconnector is not None and reconnector.abandon_if_gone():
             self._status.end()
@@ -173,10 +201,13 @@ class Client:
             reconnector.check_here()
         else:
             self._status.begin()
-            reconnector = Reconnector(self._settings, self._status)
+            reconnector = Reconnector(
+                self._settings, self._status, is_in_background=is_in_background
+            )
             reconnector.start()
             self._reconnector = reconnector
-        await reconnector.wait_open()
+            self._memberships = Memberships(reconnector)
+        return reconnector
 
     async def shutdown(self) -> None:
         """Send what is queued, end every iteration, and close. Harmless if nothing is connected.
@@ -197,6 +228,21 @@ class Client:
             # Another task may have connected the client anew in between.
             if self._reconnector is reconnector:
                 self._status.end()
+
+    def end_subscriptions(self) -> None:
+        """End the iteration of every subscription, as if all were left; publishing goes on.
+
+        Subscriptions that are entered later raise :class:`SubscriptionClosed`, until the client is
+        shut down and connected anew. A web server that is told to stop does this first, so that
+        its streams end. Harmless if nothing is connected.
+
+        :raises RuntimeError: if it is connected in another event loop, with advice that works there
+        """
+        reconnector = self._reconnector
+        if reconnector is not None and not reconnector.is_over:
+            reconnector.check_here()
+            assert self._memberships is not None
+            self._memberships.end_all()
 
     async def aclose(self) -> None:
         """Shut down, like :meth:`shutdown`."""
@@ -227,6 +273,11 @@ class Client:
         if not reconnector.is_here():
             reconnector.check_here()
         return reconnector
+
+    def _get_memberships(self) -> Memberships:
+        self._get_reconnector()
+        assert self._memberships is not None
+        return self._memberships
 
     # Operations
 
@@ -414,62 +465,10 @@ class Client:
         :raises ValueError: if there is no such policy, or a bound is not positive
         """
         return Subscription(
-            self._get_reconnector,
+            self._get_memberships,
             channels,
             gaps=gaps,
             overflow=overflow,
             max_messages=max_messages,
             max_bytes=max_bytes,
         )
-
-
-def connect(
-    url: str | None = None,
-    *,
-    token: str | None = None,
-    ssl_context: ssl.SSLContext | None = None,
-    server_hostname: str | None = None,
-    when_disconnected: WhenDisconnected = "wait",
-    reconnect_max_delay: float = DEFAULT_RECONNECT_MAX_DELAY,
-    limits: Limits | None = None,
-) -> Client:
-    """Make a client. It connects when it is entered.
-
-    The first connection fails at once if there is no hub. When the connection is lost later, the
-    client makes another one, however long that takes, and restores the channels of all
-    subscriptions.
-
-    :param url: ``hyps://host:port``, ``hypss://host:port`` (TLS), ``hyps+unix:///path`` or
-        ``memory://name``; over HTTP/2, for a hub of Hyps for Nim, ``http://host:port`` or
-        ``https://host:port``. The default is the environment's ``HYPS_URL``, or else
-        ``hyps://127.0.0.1:8787``. The client tries several hosts, ``hyps://host:port,host:port``,
-        in this order each time it connects. Hubs know nothing of each other, so give all clients
-        the same list.
-    :param token: the token, if the hub asks for one; the default is the environment's
-        ``HYPS_TOKEN``
-    :param ssl_context: for TLS; None trusts whom the system trusts. For ``https`` it must offer
-        HTTP/2: ``ssl_context.set_alpn_protocols(["h2"])``.
-    :param server_hostname: for TLS; the name that the hub's certificate must be for, if it is not
-        the host in the URL
-    :param when_disconnected: what operations do while the client connects again: ``"wait"``, or
-        ``"raise"`` :class:`ConnectionLost`
-    :param reconnect_max_delay: the longest delay between two attempts, in seconds. The first delay
-        is up to 0.1 seconds, and each further one up to twice as long, at random.
-    :param limits: the client's own bounds
-    :raises InvalidURL: if Hyps cannot connect to the URL, or needs the extra ``http2`` for it
-    :raises ValueError: if an argument has another value, the token cannot be sent, or there is an
-        ``ssl_context`` or a ``server_hostname`` without TLS
-    """
-    if url is None:
-        url = os.environ.get("HYPS_URL") or DEFAULT_URL
-    if token is None:
-        token = os.environ.get("HYPS_TOKEN") or None
-    return Client(
-        url,
-        token=token,
-        ssl_context=ssl_context,
-        server_hostname=server_hostname,
-        when_disconnected=when_disconnected,
-        reconnect_max_delay=reconnect_max_delay,
-        limits=limits,
-    )

@@ -16,7 +16,7 @@ from .._net.backend import Waiter, waiter_type, wake
 from .._net.clock import clock_of
 from .._net.engine import Engine
 from .._net.pump import Pump
-from ..protocol import Acked, ClientProtocol, HypsError, Rejected
+from ..protocol import Acked, ClientProtocol, HypsError, Rejected, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -267,6 +267,15 @@ class Connection:
                 self._unheard.note(answer.error)
             else:
                 self._unawaited = max(self._unawaited, answer.operation)
+
+    def unsubscribe(self, channels: list[str]) -> int | None:
+        """Unsubscribe channels, if there are any and the session is open.
+
+        :return: the id of the operation, if there was one
+        """
+        if not channels or self.protocol.state is not State.OPEN:
+            return None
+        return self.note_and_flush(self.protocol.unsubscribe(channels))
 
     def publish_unawaited(self, channel: str, data: Data) -> None:
         """Publish, and leave the answer to ``flush()``."""

@@ -48,7 +48,7 @@ from .routes import Routes
 from .states import CLIENT_TRANSITIONS, AttemptState, AttemptStep, ClientState, ClientStep
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable
 
     from .._errors import ErrorFactory
     from ..protocol import ClientEvent, RemoteProtocolError, ServerEvent
@@ -69,13 +69,18 @@ class Reconnector:
 
     :param settings: how to connect
     :param status: learns of each change
+    :param is_in_background: no caller waits who could be told that there is no hub
     """
 
-    def __init__(self, settings: Settings, status: Status) -> None:
+    def __init__(
+        self, settings: Settings, status: Status, *, is_in_background: bool = False
+    ) -> None:
         self._settings = settings
+        self._is_in_background = is_in_background
         #: Everything that this client logs.
         self.log = Log("hyps.client")
-        self._reporter = Reporter(self.log, status)
+        self._url = name_of(settings.addresses)
+        self._reporter = Reporter(self.log, status, self._url)
         self._home = here()
         #: Whether the caller runs in the event loop of the client. Others must wake nobody, and
         #: would do things in the middle of other changes.
@@ -88,20 +93,20 @@ class Reconnector:
         self._decided = anyio.Event()
         # The number of calls that wait for it to open, and whether one has seen it open.
         self._openers = 0
-        self._is_taken = False
+        self._is_taken = is_in_background
         self._state = ClientState.STARTING
         #: Why nothing new can begin ever again.
         self.over: ErrorFactory | None = None
         # Why hosts refused the first connection.
         self._refusals: list[HypsError] = []
         self._backoff = Backoff(settings.reconnect_max_delay)
-        self._routes = Routes()
+        #: The subscriptions and their channels.
+        self.routes = Routes()
         #: The first error of operations that nobody awaits.
         self.unheard = Unheard()
         #: Counts losses for the log.
         self.losses = LossLog(self.log, self._remind_of_losses)
         self._attempt: Attempt | None = None
-        self._url = name_of(settings.addresses)
         #: The connection, if operations can begin on it.
         self.open_connection: Connection | None = None
 
@@ -138,6 +143,10 @@ class Reconnector:
     def _was_open(self) -> bool:
         return self._reporter.was_open
 
+    @property
+    def _waits_first(self) -> bool:
+        return self._settings.waits_first or self._is_in_background
+
     def start(self) -> None:
         """Start to dial, in a task of its own."""
         spawn(self._run, f"hyps client of {self._url}")
@@ -172,9 +181,10 @@ class Reconnector:
         self.losses.write(self._hub, is_end=True)
         return True
 
-    async def wait_open(self) -> Connection:
+    async def wait_open(self, inbox: Inbox | None = None) -> Connection:
         """Wait until operations can begin.
 
+        :param inbox: if it ends, stop waiting
         :raises HypsError: if that will not happen
         """
         if self.open_connection is not None:
@@ -182,6 +192,8 @@ class Reconnector:
         while self.open_connection is None:
             if self.over is not None:
                 raise self.over()
+            if inbox is not None:
+                inbox.check_open()
             self._openers += 1
             try:
                 await self._decided.wait()
@@ -194,6 +206,16 @@ class Reconnector:
                 self._openers -= 1
         self._is_taken = True
         return self.open_connection
+
+    def wake_openers(self) -> None:
+        """Let those who wait for a connection find out whether they still want it."""
+        if not self._decided.is_set():
+            decided, self._decided = self._decided, anyio.Event()
+            decided.set()
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Call a function in the client's event loop, soon. Any thread may call this."""
+        self._home.call(function)
 
     async def close(self) -> None:
         """Begin to close, and wait until the client has ended. See :meth:`check_may_close`."""
@@ -211,7 +233,7 @@ class Reconnector:
     def close_nowait(self) -> None:
         """Send what is queued, end every iteration, and close, all in bounded time."""
         try:
-            self._routes.end(None)
+            self.routes.end(None)
             self._finish(partial(ConnectionLost, "the client was shut down"), is_wanted=True)
             connection = self.connection
             if connection is not None and connection.protocol.state is not State.OPENING:
@@ -232,7 +254,7 @@ class Reconnector:
                     except Exception as caught:
                         # Even telling of the connection's end has failed.
                         self.log.exception("%s: internal error", self._hub)
-                        if not self._was_open:
+                        if not (self._was_open or self._waits_first):
                             self._finish(self._loss(f"internal error: {caught!r}"))
                     if self.over is None:
                         await anyio.sleep(self._backoff.next_delay())
@@ -345,12 +367,14 @@ class Reconnector:
         why = attempt.why or error
         if attempt.connection is not None:
             attempt.connection.fail_waiters(why)
-            self._routes.on_lost(attempt.connection.protocol)
+            self.routes.on_lost(attempt.connection.protocol)
         if not self._was_open:
             self._on_refused(why())
 
     def _on_refused(self, error: HypsError) -> None:
         """Note that a host refused the first connection; if it was the last host, that is final."""
+        if self._waits_first:
+            return
         self._refusals.append(error)
         if len(self._refusals) == len(self._settings.addresses):
             kind = type(error) if len(self._refusals) == 1 else ConnectionRefused
@@ -368,7 +392,7 @@ class Reconnector:
         self._stop_new(error)
         self._step(ClientStep.FINISH)
         self._decided.set()
-        self._routes.end(error)
+        self.routes.end(error)
         self._reporter.ended(str(error()) if was_lost and not is_wanted else None)
 
     # Events
@@ -376,18 +400,18 @@ class Reconnector:
     def _on_event(self, event: ClientEvent | ServerEvent) -> None:
         match event:
             case Messages():
-                unwanted = self._routes.deliver(event.batches)
-                if unwanted:
-                    self._unsubscribe(unwanted)
+                unwanted = self.routes.deliver(event.batches)
+                if unwanted and self.connection is not None:
+                    self.connection.unsubscribe(unwanted)
             case Acked(operations):
-                self._routes.on_answered(operations.stop)
+                self.routes.on_answered(operations.stop)
                 if self._attempt is not None and self._attempt.restoring in operations:
                     self._open(self._attempt)
             case Rejected(operation, refusals):
                 self._on_rejected(operation, refusals)
             case Gap():
                 self.losses.note(event)
-                self._routes.miss(event)
+                self.routes.miss(event)
             case Welcome():
                 self._on_welcome(event)
             case GoingAway(reason, reconnect_after):
@@ -405,12 +429,12 @@ class Reconnector:
         attempt, connection = self._attempt, self.connection
         assert attempt is not None
         assert connection is not None
-        operation = self._routes.restore(connection.protocol, welcome)
+        operation = self.routes.restore(connection.protocol, welcome)
         attempt.restoring = connection.note_and_flush(operation)
         if operation is None:
             self._open(attempt)
         else:
-            seconds = self._settings.limits.hello_timeout + len(self._routes) / _RESTORES_PER_SECOND
+            seconds = self._settings.limits.hello_timeout + len(self.routes) / _RESTORES_PER_SECOND
             attempt.patience.deadline = anyio.current_time() + seconds
 
     def _on_rejected(self, operation: int, refusals: tuple[Refusal, ...]) -> None:
@@ -423,15 +447,16 @@ class Reconnector:
             self._stop_new(self._loss(f"{self._hub} did not take the subscriptions"))
             connection.close()
             return
-        self._unsubscribe(self._routes.on_refused(operation, refusals))
+        connection.unsubscribe(self.routes.on_refused(operation, refusals))
         if is_restored:
             self._open(attempt)
 
     def _on_peer_error(self, code: str, text: str) -> None:
         error = self._loss(f"{self._hub} refused ({code}): {text}")
         if code in ErrorCode.FINAL:
-            if self._was_open:
-                # The token was right before, so the hub may be misconfigured for a while.
+            if self._was_open or self._is_in_background:
+                # The token was right before, so the hub may be misconfigured for a while; or
+                # nobody is there to be told, but those who read the log.
                 self._backoff.ask(math.inf)
             else:
                 if code == ErrorCode.AUTH:
@@ -458,66 +483,18 @@ class Reconnector:
             if not connection.is_full or await connection.wait_for_room():
                 return connection
 
-    async def get_connection(self) -> Connection:
-        """Return the connection that operations begin on; wait for it if the user wants that."""
+    async def get_connection(self, inbox: Inbox | None = None) -> Connection:
+        """Return the connection that operations begin on; wait for it if the user wants that.
+
+        :param inbox: if it ends, stop waiting
+        """
         if self.open_connection is not None:
             return self.open_connection
         self.check_may_wait()
-        return await self.wait_open()
+        return await self.wait_open(inbox)
 
     def check_may_wait(self) -> None:
-        """Raise why the connection was lost, unless calls are to wait for another one."""
+        """Raise why there is no connection, unless calls are to wait for one."""
         loss = self._reporter.loss
         if self.over is None and loss is not None and not self._settings.waits:
             raise loss()
-
-    # Subscriptions
-
-    async def join(self, inbox: Inbox, channels: Iterable[str]) -> None:
-        """Add channels to a subscription, all or none."""
-        connection = await self.get_connection()
-        inbox.check_open()
-        joining, operation = self._routes.join(inbox, channels, connection.protocol)
-        connection.note_and_flush(operation)
-        try:
-            await connection.expect(joining.operation, is_own=False).wait()
-            joining.finish()
-        except BaseException:
-            self.leave(inbox, joining.give_up())
-            raise
-
-    def leave(self, inbox: Inbox, channels: Iterable[str]) -> int | None:
-        """Remove channels from a subscription, without waiting.
-
-        :return: the id of the operation, if there was one
-        """
-        return self._unsubscribe(self._routes.leave(inbox, channels))
-
-    async def leave_and_wait(self, inbox: Inbox, channels: Iterable[str]) -> None:
-        """Remove channels from a subscription, and wait for the answer."""
-        connection = self.connection
-        operation = self.leave(inbox, channels)
-        if connection is None or operation is None:
-            await checkpoint()
-        else:
-            await connection.answered(operation)
-
-    def leave_for_good(self, inbox: Inbox) -> None:
-        """Remove a subscription and end it, without waiting."""
-        self._unsubscribe(self._routes.forget(inbox))
-        inbox.end(None)
-
-    def leave_soon(self, inbox: Inbox) -> None:
-        """Do the same in the client's event loop, soon. Any thread may call this at any moment."""
-        self._home.call(partial(self.leave_for_good, inbox))
-
-    def _unsubscribe(self, channels: list[str]) -> int | None:
-        """Unsubscribe channels, if there is a connection."""
-        connection = self.connection
-        if not channels or connection is None or connection.protocol.state is not State.OPEN:
-            return None
-        if not self.is_here():
-            # The garbage collector closes abandoned coroutines in whatever thread it runs in.
-            self._home.call(partial(self._unsubscribe, channels))
-            return None
-        return connection.note_and_flush(connection.protocol.unsubscribe(channels))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from .._errors import ConnectionLost
 from .status import Connected, Disconnected, Reconnected
 
 if TYPE_CHECKING:
@@ -20,35 +22,37 @@ class Reporter:
 
     :param log: the client's
     :param status: passes events to those who watch the client
+    :param url: the client's, which stands for a hub until there is one
     """
 
-    def __init__(self, log: Log, status: Status) -> None:
+    def __init__(self, log: Log, status: Status, url: str) -> None:
         self._log = log
         self._status = status
+        #: Whether there ever was a connection.
+        self.was_open = False
         # The hub of the last connection that opened, and why that connection was lost.
-        self._last_url = ""
+        self._last_url = url
         self._loss: ErrorFactory | None = None
         # Why there is no other connection: the last reason, and all reasons that were told.
         self._failure: str | None = None
         self._told: set[str] = set()
 
     @property
-    def was_open(self) -> bool:
-        """Whether there ever was a connection."""
-        return bool(self._last_url)
-
-    @property
     def loss(self) -> ErrorFactory | None:
-        """Makes the error for those who do not want to wait for another connection.
+        """Makes the error for those who do not want to wait for a connection.
 
-        None if no connection was ever lost.
+        None if no connection was lost and no attempt has failed.
         """
+        if self._loss is None and self._failure is not None:
+            return partial(ConnectionLost, self._failure)
         return self._loss
 
     @property
     def trouble(self) -> str | None:
-        """Why there is no connection, in words, if one was lost."""
-        return None if self._loss is None else self._failure or str(self._loss())
+        """Why there is no connection, in words, if that is known."""
+        if self._failure is not None:
+            return self._failure
+        return None if self._loss is None else str(self._loss())
 
     def opened(self, url: str) -> None:
         """Tell that operations can begin at this hub."""
@@ -60,6 +64,7 @@ class Reporter:
         else:
             self._status.post(Connected(url))
         self._last_url = url
+        self.was_open = True
 
     def lost(self, why: ErrorFactory, *, is_final: bool) -> None:
         """Tell why the connection was lost.
@@ -72,11 +77,12 @@ class Reporter:
             self._log.warning("%s; connecting again", why())
 
     def failed(self, reason: str) -> None:
-        """Tell why there could not be another connection, once for each reason."""
+        """Tell why there could not be a connection, once for each reason."""
         self._failure = reason
         if reason not in self._told and len(self._told) < _MAX_REASONS:
             self._told.add(reason)
-            self._log.warning("cannot connect again: %s; trying on", reason)
+            again = " again" if self.was_open else ""
+            self._log.warning(f"cannot connect{again}: %s; trying on", reason)
             self._status.post(Disconnected(self._last_url, reason))
 
     def ended(self, why: str | None) -> None:

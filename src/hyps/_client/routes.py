@@ -110,19 +110,17 @@ class Routes:
 
     # Channels
 
+    def add(self, subscription: Inbox) -> None:
+        """Add a subscription, with no channels yet."""
+        self._subscriptions[subscription] = None
+
     def join(
         self, subscription: Inbox, channels: Iterable[str], protocol: ClientProtocol
     ) -> tuple[Joining, int | None]:
-        """Add channels to a subscription.
+        """Add channels to a subscription that was added.
 
         :return: what to wait for, and the id of the operation that was begun for it, if any
         """
-        channels = list(channels)
-        for kind in set(map(type, channels)):
-            if not issubclass(kind, str):
-                raise TypeError(
-                    f"a channel must be a str, not {kind.__name__}: subscribe(*channels)"
-                )
         names = dict.fromkeys(channels)
         routes = self._routes
         unknown = list(filterfalse(routes.__contains__, names))
@@ -136,7 +134,6 @@ class Routes:
             self._operations = _with(self._operations, new, operation)
             self._routes = _with(routes, new, (subscription,))
             _hold(subscription, unknown)
-        self._subscriptions[subscription] = None
         if names and not protocol.counts_losses:
             # This hub cannot report what it drops.
             subscription.missed_unknown = True
@@ -207,14 +204,19 @@ class Routes:
         held, subscription.channels = subscription.channels, ()
         return self.leave(subscription, held)
 
-    def end(self, error: ErrorFactory | None) -> None:
-        """End every subscription, with an error or without."""
+    def end(self, error: ErrorFactory | None) -> list[str]:
+        """End every subscription, with an error or without.
+
+        :return: see :meth:`leave`
+        """
+        held = list(self._routes)
         subscriptions, self._subscriptions = self._subscriptions, {}
         self._routes.clear()
         self._forget_operations()
         for subscription in subscriptions:
             subscription.channels = ()
             subscription.end(error)
+        return held
 
     # What the hub says
 
@@ -351,6 +353,20 @@ class Routes:
                 )
                 self._refuse(name, error)
         return protocol.subscribe(self._routes, self._positions)
+
+
+def check_names(channels: Iterable[str]) -> None:
+    """Check names of channels, before anything is done with them.
+
+    :raises InvalidChannel: if a name cannot be a channel's
+    :raises TypeError: if it is no string
+    """
+    for channel in channels:
+        if not isinstance(channel, str):
+            raise TypeError(
+                f"a channel must be a str, not {type(channel).__name__}: subscribe(*channels)"
+            )
+        encode_channel(channel)
 
 
 def _with(before: dict[str, _Value], names: Iterable[str], value: _Value) -> dict[str, _Value]:

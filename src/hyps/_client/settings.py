@@ -21,6 +21,8 @@ class Settings:
     :param ssl_context: for TLS
     :param server_hostname: the name that the hub's certificate is for, if it is not the host's
     :param limits: the client's own bounds
+    :param name: what the hub calls the client
+    :param waits_first: whether to go on if there is no hub for the first connection
     :param waits: whether operations wait for the next connection when one was lost
     :param reconnect_max_delay: the longest delay between two attempts, in seconds
     """
@@ -30,5 +32,7 @@ class Settings:
     ssl_context: ssl.SSLContext | None
     server_hostname: str | None
     limits: Limits
+    name: str
+    waits_first: bool
     waits: bool
     reconnect_max_delay: float

@@ -12,8 +12,9 @@ from anyio.lowlevel import checkpoint
 
 from .._errors import WouldBlock
 from ..protocol import Gap, Message, encode
-from .buffer import make_buffer
+from .buffer import make_buffer, overflow_of
 from .inbox import Inbox
+from .routes import check_names
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from .buffer import Overflow
-    from .reconnector import Reconnector
+    from .memberships import Memberships
 
 if sys.version_info >= (3, 13):
     from typing import TypeVar
@@ -67,7 +68,7 @@ class Subscription(Generic[Item]):
         "__weakref__",
         "_buffer",
         "_inbox",
-        "_reconnector",
+        "_memberships",
         "_request",
         "_runs_taken",
         "_yields_gaps",
@@ -75,7 +76,7 @@ class Subscription(Generic[Item]):
 
     def __init__(
         self,
-        get_reconnector: Callable[[], Reconnector],
+        get_memberships: Callable[[], Memberships],
         channels: tuple[str, ...],
         *,
         gaps: bool,
@@ -87,9 +88,9 @@ class Subscription(Generic[Item]):
         self._inbox = Inbox(self._buffer)
         self._yields_gaps = gaps
         # Until it is entered: what gives the connection, and the channels.
-        self._request: tuple[Callable[[], Reconnector], tuple[str, ...]] | None
-        self._request = (get_reconnector, channels)
-        self._reconnector: Reconnector | None = None
+        self._request: tuple[Callable[[], Memberships], tuple[str, ...]] | None
+        self._request = (get_memberships, channels)
+        self._memberships: Memberships | None = None
         self._runs_taken = 0
 
     # Lifetime
@@ -97,15 +98,16 @@ class Subscription(Generic[Item]):
     async def __aenter__(self) -> Self:
         if self._request is None:
             raise RuntimeError("this subscription has been entered before")
-        get_reconnector, channels = self._request
+        get_memberships, channels = self._request
         inbox = self._inbox
-        reconnector = self._reconnector = get_reconnector()
-        inbox.losses = reconnector.losses
+        memberships = self._memberships = get_memberships()
+        inbox.losses = memberships.reconnector.losses
         self._request = None
         try:
-            await reconnector.join(inbox, channels)
+            check_names(channels)
+            await memberships.join(inbox, channels)
         except BaseException:
-            reconnector.leave_for_good(inbox)
+            memberships.leave_for_good(inbox)
             raise
         return self
 
@@ -117,21 +119,33 @@ class Subscription(Generic[Item]):
     ) -> None:
         # Leave without waiting, so that it works in a cancelled task and in a generator's
         # finalizer.
-        reconnector = self._once_entered()
         if exc_type is not GeneratorExit:
+            self.leave()
+        else:
             # The garbage collector may close an abandoned generator in any thread.
-            reconnector.check_may_close()
-        reconnector.leave_for_good(self._inbox)
+            self._once_entered().leave_for_good(self._inbox)
+
+    def leave(self) -> None:
+        """Leave now, as at the end of the ``async with`` block, and without waiting.
+
+        What is in the buffer can still be read, and then the iteration ends. Harmless if the
+        subscription has ended.
+
+        :raises RuntimeError: if it was not entered, or in another event loop
+        """
+        memberships = self._once_entered()
+        memberships.reconnector.check_may_close()
+        memberships.leave_for_good(self._inbox)
 
     def __del__(self) -> None:
         # The Reconnector refers only to the inbox, so this runs when nobody can read or leave it.
-        reconnector: Reconnector | None = getattr(self, "_reconnector", None)
-        if reconnector is None or self._inbox.is_ended:
+        memberships: Memberships | None = getattr(self, "_memberships", None)
+        if memberships is None or self._inbox.is_ended:
             return
         # In a forked child the subscription is the parent's.
-        if not reconnector.is_inherited:
+        if not memberships.reconnector.is_inherited:
             channels = ", ".join(sorted(self._inbox.channels)[:3])
-            reconnector.leave_soon(self._inbox)
+            memberships.leave_soon(self._inbox)
             warnings.warn(
                 f"a subscription was never left (channels: {channels}): "
                 "async with client.subscribe(...)",
@@ -151,6 +165,15 @@ class Subscription(Generic[Item]):
 
     # Channels
 
+    def check_channels(self) -> None:
+        """Check the names of the channels before the subscription is entered.
+
+        :raises InvalidChannel: if a name cannot be a channel's. The hub may refuse others, when the
+            subscription is entered.
+        """
+        if self._request is not None:
+            check_names(self._request[1])
+
     @property
     def channels(self) -> frozenset[str]:
         """The channels that it holds."""
@@ -167,7 +190,9 @@ class Subscription(Generic[Item]):
         :raises ConnectionLost: if the connection is lost
         :raises SubscriptionClosed: if the subscription was left
         """
-        await self._entered().join(self._inbox, channels)
+        memberships = self._entered()
+        check_names(channels)
+        await memberships.join(self._inbox, channels)
 
     async def unsubscribe(self, *channels: str) -> None:
         """Remove channels; returns when the hub has ACKed.
@@ -180,16 +205,21 @@ class Subscription(Generic[Item]):
         """
         await self._entered().leave_and_wait(self._inbox, channels)
 
-    def _once_entered(self) -> Reconnector:
-        if self._reconnector is None:
+    def _once_entered(self) -> Memberships:
+        if self._memberships is None:
             raise RuntimeError("enter the subscription first: async with ... as name:")
-        return self._reconnector
+        return self._memberships
 
-    def _entered(self) -> Reconnector:
-        reconnector = self._once_entered()
-        reconnector.check_here()
+    def _entered(self) -> Memberships:
+        memberships = self._once_entered()
+        memberships.reconnector.check_here()
         self._inbox.check_open()
-        return reconnector
+        return memberships
+
+    @property
+    def overflow(self) -> Overflow:
+        """What happens when a message finds the buffer full."""
+        return overflow_of(self._buffer)
 
     # Losses
 
@@ -246,8 +276,8 @@ class Subscription(Generic[Item]):
         :raises SubscriptionOverflow:
         :raises ConnectionLost:
         """
-        if self._reconnector is not None:
-            self._reconnector.check_here()
+        if self._memberships is not None:
+            self._memberships.reconnector.check_here()
         self._check_reader()
         for message in self._buffer.ready:
             return message  # type: ignore[no-any-return]
@@ -358,7 +388,7 @@ class Subscription(Generic[Item]):
 
     async def _wait(self) -> bool:
         """Wait for something to take; return False if nothing more will come."""
-        reconnector = self._once_entered()
+        reconnector = self._once_entered().reconnector
         reconnector.check_here()
         inbox = self._inbox
         if inbox.is_ended:

@@ -128,6 +128,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_on_fork)
 
 
+def this_process() -> object:
+    """Return what stands for this process: a forked child gets another object."""
+    return _process
+
+
 class Home:
     """The event loop, thread and process that something belongs to."""
 

@@ -307,7 +307,8 @@ class Server(anyio.AsyncContextManagerMixin):
         stranger.abort = pump.abort
         session = Session(
             pump.protocol,
-            f"{number} ({peer})",
+            number,
+            peer,
             host=stranger.address,
             token=self._token,
             penalties=self._penalties,

@@ -20,7 +20,8 @@ class Session:
     """One session, from the first byte to its end.
 
     :param protocol: the session's protocol object
-    :param name: name of the session in the log
+    :param number: the session's, which no other one of this hub has
+    :param peer: the client's address, as the log has it
     :param host: address of the client, by which the hub counts wrong tokens
     :param token: the token that clients must present; None lets everybody in
     :param penalties: the hub's, which delay the answer to a wrong token
@@ -34,7 +35,9 @@ class Session:
         "_engine",
         "_host",
         "_log",
+        "_number",
         "_on_open",
+        "_peer",
         "_penalties",
         "_protocol",
         "_refusals",
@@ -46,7 +49,8 @@ class Session:
     def __init__(
         self,
         protocol: ServerProtocol,
-        name: str,
+        number: str,
+        peer: str,
         *,
         host: str,
         token: bytes | None,
@@ -55,7 +59,10 @@ class Session:
         log: Log,
         on_open: Callable[[], object],
     ) -> None:
-        self.name = name
+        #: What the log calls the session.
+        self.name = f"{number} ({peer})"
+        self._number = number
+        self._peer = peer
         self._protocol = protocol
         self._host = host
         self._token = token
@@ -68,7 +75,7 @@ class Session:
         # Why tick() will refuse the client, and the alarm for it.
         self._why = ""
         self._alarm: Alarm | None = None
-        log.debug("session %s: connected", name)
+        log.debug("session %s: connected", self.name)
 
     def on_event(self, event: ClientEvent | ServerEvent) -> None:
         """Handle an event of the protocol object."""
@@ -99,7 +106,9 @@ class Session:
         if self._protocol.state is State.CLOSED:
             self._log.warning("session %s: refused (limit): there are as many as may be", self.name)
         else:
-            self._log.debug("session %s: client %s", self.name, hello.client)
+            if hello.client:
+                self.name = f"{self._number} ({self._peer}, {hello.client})"
+            self._log.debug("session %s: opened", self.name)
             self._on_open()
 
     async def tick(self) -> None:
