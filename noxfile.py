@@ -37,6 +37,7 @@ def find_python(version: str) -> bool:
 
 PYTHONS = [version for version in VERSIONS if find_python(version)]
 NEWEST = PYTHONS[-1] if PYTHONS else None
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 # On each Python the tests run once: on the oldest one with the oldest dependencies, and on the
 # newest one to measure the coverage.
@@ -46,6 +47,8 @@ nox.options.sessions = [
     "oldest",
     *(f"tests-{version}" for version in PYTHONS[1:-1]),
     "coverage",
+    "web",
+    *(["browser"] if CHROMIUM else []),
     "docs",
     "readme",
 ]
@@ -80,9 +83,23 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session(python=NEWEST)
+def web(session: nox.Session) -> None:
+    """Run the examples, and streams on the servers that people use."""
+    session.install(".[starlette]", *TEST, *nox.project.dependency_groups(PROJECT, "web"))
+    session.run(*PYTEST, "tests/web", *session.posargs)
+
+
+@nox.session(python=NEWEST)
+def browser(session: nox.Session) -> None:
+    """Run the examples' pages in Chromium."""
+    session.install(".[starlette]", *TEST, *nox.project.dependency_groups(PROJECT, "browser"))
+    session.run("pytest", "-q", "tests/browser", *session.posargs)
+
+
+@nox.session(python=NEWEST)
 def docs(session: nox.Session) -> None:
     """Build the documentation, to build/docs: warnings are errors."""
-    session.install(".[http2]", *nox.project.dependency_groups(PROJECT, "docs"))
+    session.install(".[http2,starlette]", *nox.project.dependency_groups(PROJECT, "docs"))
     session.run("sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "docs", "build/docs")
 
 

@@ -9,7 +9,9 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,3 +102,44 @@ def started(command: str, env: dict[str, str], until: str) -> Iterator[subproces
             yield process
         finally:
             process.terminate()
+
+
+#: What examples of frameworks import, which ``nox -s web`` has installed.
+_WEB = re.compile(
+    r"^(?:from|import) (?:fastapi|litestar|quart|sse_starlette|starlette.testclient)\b",
+    re.MULTILINE,
+)
+
+
+def blocks_of(*, needs_web: bool) -> list[Any]:
+    """The Python blocks that need frameworks, or those that do not, as parameters of a test."""
+    return [
+        pytest.param(block.code, id=f"{block.page}-{number}")
+        for number, block in enumerate(BLOCKS)
+        if block.language == "python" and bool(_WEB.search(block.code)) == needs_web
+    ]
+
+
+def run_block(code: str, env: dict[str, str], folder: Path) -> None:
+    """Run a Python block beside a hub: as a program, or as tests if it imports pytest."""
+    if "import pytest" in code:
+        path = folder / "test_example.py"
+        path.write_text(code, encoding="utf-8")
+        program = ["-m", "pytest", "-q", str(path)]
+        expected = "2 passed"  # on asyncio and on trio
+    else:
+        program = ["-c", code]
+        expected = ""
+    with started(SERVE, env, "listening at"):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", *program],
+            env=env,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert expected in done.stdout
+    assert bool(done.stdout) == ("print(" in code or "import pytest" in code)
