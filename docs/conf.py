@@ -23,8 +23,12 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(abc|anyio|enum|os|ssl)\..*|ByteStream|Callable\[.*"),
     ("py:.*", r"hyps\.[\w.]*\b_\w+(\.\w+)*"),
-    ("py:class", "Channel|Data|Overflow|Reconnector|Session|Subscriber|WhenDisconnected"),
+    ("py:class", "Channel|Data|Overflow|Memberships|Session|Subscriber|WhenDisconnected"),
+    ("py:class", "Any|BackgroundTask|Mapping.*|Lifespan|ASGIApp|Encode|Encoded|EncodeFrame"),
+    ("py:class", "AnySubscription|AsyncClient|AsyncSubscription|Loop|WebSocket|Awaitable.*"),
 ]
+# "Client" stands in annotations for hyps.Client, and hyps.sync has another one.
+suppress_warnings = ["ref.python"]
 
 html_theme = "furo"
 html_title = project

@@ -7,7 +7,6 @@ import re
 import select
 import signal
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,6 +23,8 @@ from support.pages import (
     SUB,
     TESTS,
     TIMEOUT,
+    blocks_of,
+    run_block,
     started,
     users_environment,
 )
@@ -31,12 +32,6 @@ from support.programs import needs_program
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-PYTHON_BLOCKS = [
-    pytest.param(block.code, id=f"{block.page}-{number}")
-    for number, block in enumerate(BLOCKS)
-    if block.language == "python"
-]
 
 
 @pytest.fixture
@@ -116,26 +111,6 @@ def test_curl(env: dict[str, str]) -> None:
             os.killpg(listener.pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("code", PYTHON_BLOCKS)
+@pytest.mark.parametrize("code", blocks_of(needs_web=False))
 def test_examples(code: str, env: dict[str, str], tmp_path: Path) -> None:
-    if "import pytest" in code:
-        path = tmp_path / "test_example.py"
-        path.write_text(code, encoding="utf-8")
-        program = ["-m", "pytest", "-q", str(path)]
-        expected = "2 passed"  # on asyncio and on trio
-    else:
-        program = ["-c", code]
-        expected = ""
-    with started(SERVE, env, "listening at"):
-        done = subprocess.run(
-            [sys.executable, "-W", "error", *program],
-            env=env,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT,
-        )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr == ""
-    assert expected in done.stdout
-    assert bool(done.stdout) == ("print(" in code or "import pytest" in code)
+    run_block(code, env, tmp_path)
