@@ -54,8 +54,9 @@ def test_messages_cross_workers(browser: Browser, hub: Hub) -> None:
         expect_text(pages, "chat", "hello, room")
         expect_text(pages, "news", "hello, everybody")
         # What users write is text, whatever it looks like.
-        say(pages[2], "say", "<b>bold</b>\x0b{not json")
-        expect_text(pages, "chat", "<b>bold</b>")
+        for text in ("<b>bold</b>", '{"not": json', '{"gap": {}}'):
+            say(pages[2], "say", text)
+            expect_text(pages, "chat", text)
 
 
 def test_the_hub_is_killed_and_restarted_with_pages_open(browser: Browser, hub: Hub) -> None:
@@ -95,8 +96,11 @@ def test_the_server_is_restarted_with_pages_open(browser: Browser, hub: Hub) -> 
         with running_site("uvicorn", FOLDER, hub.url, port=site.port) as again:
             for page in pages:
                 expect(page.locator("#state")).to_have_text("connected", timeout=TIMEOUT * 1000)
-            # EventSource comes back by itself too, some seconds later.
+            # EventSource comes back by itself too, some seconds later. A page that was away is told
+            # that it may have missed something.
             wait_until(lambda: again.log.count('"GET /news') >= PAGES)
+            expect_text(pages, "chat", "messages may be missing")
+            expect_text(pages, "news", "messages may be missing")
             say(pages[0], "say", "hello again")
             say(pages[0], "tell", "news again")
             expect_text(pages, "chat", "hello again")

@@ -185,6 +185,13 @@ async def test_all_subscriptions_end_and_publishing_goes_on() -> None:
     client.end_subscriptions()
 
 
+async def test_another_thread_may_end_them() -> None:
+    with MemoryHub() as hub:
+        async with hyps.connect(hub.url) as client, client.subscribe("a") as subscription:
+            await anyio.to_thread.run_sync(client.end_subscriptions)
+            assert [message async for message in subscription] == []
+
+
 async def test_subscriptions_that_wait_for_a_hub_end_too(hub: MemoryHub) -> None:
     client = hyps.connect(hub.url, reconnect_max_delay=0.001)
     client.connect_nowait()

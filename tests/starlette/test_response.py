@@ -74,12 +74,17 @@ async def test_gaps_are_events(client: hyps.Client, hyps_hub: MemoryHub) -> None
     assert message == "data: 3"
 
 
-async def test_pages_that_show_the_latest_are_told_no_gaps(client: hyps.Client) -> None:
+async def test_pages_that_show_the_latest_are_not_told_of_what_was_skipped(
+    client: hyps.Client, hyps_hub: MemoryHub
+) -> None:
     subscription = client.subscribe("news", gaps=True, overflow="latest")
     async with requested(EventSourceResponse(subscription)) as exchange:
         await exchange.receive_body_start()
         await client.publish_many([("news", str(number)) for number in range(100)])
         assert "gap" not in await exchange.receive_body("data: 99")
+        # But what was lost elsewhere leaves an old state on the page.
+        hyps_hub.restart()
+        assert '"reason": "reconnect"' in await exchange.receive_body("event: gap")
 
 
 async def test_an_encoding_of_ones_own(client: hyps.Client) -> None:
@@ -116,6 +121,20 @@ async def test_an_encoding_that_fails_ends_the_response(client: hyps.Client) -> 
         await exchange.ended.wait()
         # As it is, and in no group.
         assert isinstance(exchange.error, KeyError)
+
+
+async def test_encodings_that_are_none(client: hyps.Client) -> None:
+    async def encode(item: object) -> str:
+        return ""
+
+    with pytest.raises(TypeError, match="must not be async"):
+        EventSourceResponse(client.subscribe("news"), encode=encode)  # type: ignore[arg-type]
+    wrong: Any = lambda item: {"data": "1"}  # noqa: E731
+    async with requested(EventSourceResponse(client.subscribe("news"), encode=wrong)) as exchange:
+        await exchange.receive_body_start()
+        await client.publish("news", "")
+        await exchange.ended.wait()
+        assert isinstance(exchange.error, TypeError)
 
 
 async def test_silence_is_filled_with_comments(client: hyps.Client) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,12 @@ class Users:
             for ws in self.sockets:
                 tasks.start_soon(receive, ws)
         return ends
+
+
+async def hear(ws: Any) -> str:
+    """Receive a message over a WebSocket."""
+    data: str = json.loads(await ws.recv())["data"]
+    return data
 
 
 async def read_until(lines: AsyncIterator[str], words: str) -> str:

@@ -102,9 +102,15 @@ def test_there_is_no_hub() -> None:
         url = server.urls[0]
     with pytest.raises(hyps.ConnectionRefused):
         hyps.sync.connect(url).publish("a", "")
-    waiting = hyps.sync.connect(url, wait=True, timeout=0.05)
-    with pytest.raises(TimeoutError):
+    waiting = hyps.sync.connect(url, wait=True, timeout=0.3, reconnect_max_delay=0.01)
+    with pytest.raises(TimeoutError, match=r"0\.3 seconds: .*connection refused"):
         waiting.publish("a", "")
+    # What is wrong by itself is told all the same.
+    with pytest.raises(hyps.InvalidChannel):
+        waiting.publish("a\nb", "")
+    with pytest.raises(TypeError):
+        waiting.publish("a", 5)  # type: ignore[arg-type]
+    waiting.close()
     with pytest.raises(hyps.InvalidURL):
         hyps.sync.connect("nothing://")
 

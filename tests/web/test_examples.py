@@ -11,7 +11,7 @@ import anyio
 import httpx
 import pytest
 from support.sites import EXAMPLES, TIMEOUT, Hub, Program, running_hub, running_site, until
-from support.users import read_until, using
+from support.users import hear, read_until, using
 
 pytestmark = pytest.mark.anyio
 
@@ -26,7 +26,7 @@ async def test_chat_and_news_cross_workers(hub: Hub) -> None:
             sockets = [await users.open_socket("lobby") for _ in range(8)]
             lines = [await users.open_stream("/news") for _ in range(8)]
             await sockets[0].send("hello")
-            assert {await ws.recv() for ws in sockets} == {"hello"}
+            assert {await hear(ws) for ws in sockets} == {"hello"}
             answer = await users.http.post(f"{site.url}/news", params={"text": "it rains"})
             assert answer.status_code == 200
             for each in lines:
@@ -70,7 +70,7 @@ async def test_the_chat_on_trio(hub: Hub) -> None:
         async with using(site) as users:
             ws = await users.open_socket("", path="/chat")
             await ws.send("hello")
-            assert await ws.recv() == "hello"
+            assert await hear(ws) == "hello"
 
 
 async def test_a_task_of_celery_reports_its_progress(hub: Hub, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from support.sites import (
     running_site,
     until,
 )
-from support.users import read_until, using
+from support.users import hear, read_until, using
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 import hyps
@@ -49,7 +49,7 @@ async def test_a_server_that_is_told_to_stop_ends_its_streams(server: str, hub: 
                 await users.open_socket("a")
             await users.sockets[0].send("hello")
             for ws in users.sockets:
-                assert await ws.recv() == "hello"
+                assert await hear(ws) == "hello"
             await users.publish("news")
             for lines in users.streams:
                 await read_until(lines, "data: news")
@@ -127,7 +127,7 @@ async def test_a_publish_that_fails_is_told_to_its_user(hub: Hub) -> None:
                 for ws in sockets:
                     gap = json.loads(await ws.recv())["gap"]
                     assert (gap["missed"], gap["reason"]) == (None, "reconnect")
-                    assert await ws.recv() == "hello"
+                    assert await hear(ws) == "hello"
                 text = await read_until(lines, "event: gap")
                 await users.publish("again")
                 await read_until(lines, "data: again")

@@ -234,15 +234,15 @@ class Client:
 
         Subscriptions that are entered later raise :class:`SubscriptionClosed`, until the client is
         shut down and connected anew. A web server that is told to stop does this first, so that
-        its streams end. Harmless if nothing is connected.
-
-        :raises RuntimeError: if it is connected in another event loop, with advice that works there
+        its streams end. Any thread may call this; harmless if nothing is connected.
         """
-        reconnector = self._reconnector
-        if reconnector is not None and not reconnector.is_over:
-            reconnector.check_here()
-            assert self._memberships is not None
-            self._memberships.end_all()
+        reconnector, memberships = self._reconnector, self._memberships
+        if reconnector is None or memberships is None or reconnector.is_over:
+            return
+        if reconnector.is_here():
+            memberships.end_all()
+        else:
+            reconnector.call(memberships.end_all)
 
     async def aclose(self) -> None:
         """Shut down, like :meth:`shutdown`."""
@@ -269,7 +269,10 @@ class Client:
         # Each operation calls this.
         reconnector = self._reconnector
         if reconnector is None:
-            raise ConnectionLost("the client is not connected: enter it, or await its connect()")
+            raise ConnectionLost(
+                "the client is not connected: enter it, or await its connect(); in a web "
+                "application, give it the lifespan: hyps.asgi.lifespan(client)"
+            )
         if not reconnector.is_here():
             reconnector.check_here()
         return reconnector

@@ -126,7 +126,9 @@ class Reconnector:
     def trouble(self) -> str | None:
         """Why the client is not open, if it ever was."""
         if self.over is not None:
-            return str(self.over())
+            # If there never was a connection, what prevented it says more.
+            failure = None if self._was_open else self._reporter.trouble
+            return failure or str(self.over())
         return None if self.open_connection is not None else self._reporter.trouble
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -82,7 +82,7 @@ def make_events(encoded: Encoded) -> Iterator[Event]:
         yield Event(encoded)
     elif isinstance(encoded, bytes | bytearray | memoryview):
         yield Event(bytes(encoded).decode(errors="replace"))
-    elif isinstance(encoded, Iterable):
+    elif isinstance(encoded, Iterable) and not isinstance(encoded, Mapping):
         for each in encoded:
             yield from make_events(each)
     elif encoded is not None:

@@ -12,8 +12,9 @@ from .._net.backend import spawn
 from ..protocol import Gap, HypsError, InvalidChannel, Message, PermissionDenied
 
 if TYPE_CHECKING:
+    from collections.abc import MutableMapping
     from types import TracebackType
-    from typing import Self, TypeAlias
+    from typing import Any, Self, TypeAlias
 
     from .._client.subscription import Subscription
 
@@ -42,13 +43,18 @@ class Feed:
 
     :param subscription: not entered
     :param send_timeout: seconds that a send may take
+    :param name: of the feed in the log, such as its path and its user's address
     """
 
-    def __init__(self, subscription: AnySubscription, send_timeout: float) -> None:
+    def __init__(
+        self, subscription: AnySubscription, send_timeout: float, name: str = "a stream"
+    ) -> None:
         self._subscription = subscription
         self._send_timeout = send_timeout
-        # With "latest" skipping messages is the purpose, and no page wants to be told.
-        self._omits_gaps = subscription.overflow == "latest"
+        self._name = name
+        # With "latest" skipping messages is the purpose, and no page wants to be told of it. Other
+        # losses leave an old state on the page.
+        self._omits_skips = subscription.overflow == "latest"
         self._watching = anyio.CancelScope()
         self._sending_since: float | None = None
         #: Cancelled when the user is given up.
@@ -61,11 +67,11 @@ class Feed:
             with anyio.fail_after(_HUB_TIMEOUT):
                 await self._subscription.__aenter__()
         except (InvalidChannel, PermissionDenied) as error:
-            LOG.warning("a stream was refused: %s", error)
+            LOG.warning("%s was refused: %s", self._name, error)
             raise
         except (HypsError, TimeoutError) as error:
             why = str(error) or "no hub in time"
-            LOG.warning("a stream could not begin: %s", why)
+            LOG.warning("%s could not begin: %s", self._name, why)
             raise CannotBegin(why) from None
         spawn(self._watch, "hyps feed")
         return self
@@ -90,10 +96,10 @@ class Feed:
             self.is_too_slow = True
             return None
         except HypsError as error:
-            LOG.debug("a stream ends: %s", error)
+            LOG.debug("%s ends: %s", self._name, error)
             return None
-        if self._omits_gaps:
-            return [item for item in items if not isinstance(item, Gap)]
+        if self._omits_skips:
+            return [item for item in items if not _is_skip(item)]
         return list(items)
 
     # Sending
@@ -115,7 +121,19 @@ class Feed:
                 if left <= 0:
                     break
                 await anyio.sleep(left)
-            LOG.info("a stream ends: its user took nothing for %g seconds", self._send_timeout)
+            seconds = self._send_timeout
+            LOG.info("%s ends: its user took nothing for %g seconds", self._name, seconds)
             self.is_too_slow = True
             self._subscription.leave()
             self.scope.cancel()
+
+
+def _is_skip(item: Message | Gap) -> bool:
+    return isinstance(item, Gap) and item.reason == "client"
+
+
+def name_of(scope: MutableMapping[str, Any]) -> str:
+    """Name a feed by what ASGI says of its request."""
+    address = scope.get("client")
+    user = f"{address[0]}:{address[1]}" if address else "somebody"
+    return f"the stream {scope.get('path', '')} of {user}"

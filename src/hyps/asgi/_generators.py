@@ -63,7 +63,7 @@ def sse(
     :raises InvalidChannel: if a name cannot be a channel's
     :raises ValueError: if a number is out of bounds
     """
-    check_options(ping=ping, retry=retry, send_timeout=send_timeout)
+    check_options(encode, ping=ping, retry=retry, send_timeout=send_timeout)
     subscription.check_channels()
     return _sse(subscription, encode, ping, retry, send_timeout)
 
@@ -113,7 +113,7 @@ def events(
     :raises InvalidChannel: if a name cannot be a channel's
     :raises ValueError: if the timeout is not positive
     """
-    check_options(send_timeout=send_timeout)
+    check_options(encode, send_timeout=send_timeout)
     subscription.check_channels()
     return _events(subscription, encode, send_timeout)
 

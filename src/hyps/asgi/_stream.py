@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -54,11 +55,16 @@ def retry_delay(retry: int | None) -> int:
     return random.randint(*_RETRY) if retry is None else retry
 
 
-def check_options(*, ping: float = 1.0, retry: int | None = None, send_timeout: float) -> None:
+def check_options(
+    encode: object, *, ping: float = 1.0, retry: int | None = None, send_timeout: float
+) -> None:
     """Check what users give.
 
+    :raises TypeError: if ``encode`` is async
     :raises ValueError: if a number is out of bounds
     """
+    if iscoroutinefunction(encode):
+        raise TypeError("encode must not be async: it makes an event of what is there already")
     for name, value in (("ping", ping), ("send_timeout", send_timeout)):
         if not value > 0:
             raise ValueError(f"{name} must be a positive number of seconds, not {value!r}")

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from ..asgi._events import PING, make_events, retry_line
 from ..asgi._events import encode as default_encode
-from ..asgi._feed import CannotBegin, Feed
+from ..asgi._feed import CannotBegin, Feed, name_of
 from ..asgi._stream import EventStream, check_options, retry_delay
 from ..protocol import Gap, InvalidChannel, Message, PermissionDenied
 from ._racing import run_until_disconnected
@@ -77,7 +77,7 @@ class EventSourceResponse(Response):
         headers: Mapping[str, str] | None = None,
         background: BackgroundTask | None = None,
     ) -> None:
-        check_options(ping=ping, retry=retry, send_timeout=send_timeout)
+        check_options(encode, ping=ping, retry=retry, send_timeout=send_timeout)
         self.status_code = 200
         self.background = background
         self.init_headers({**_HEADERS, **(headers or {})})
@@ -91,7 +91,9 @@ class EventSourceResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with AsyncExitStack() as stack:
             try:
-                feed = await stack.enter_async_context(Feed(self._subscription, self._send_timeout))
+                feed = await stack.enter_async_context(
+                    Feed(self._subscription, self._send_timeout, name_of(scope))
+                )
             except InvalidChannel as error:
                 raise HTTPException(400, str(error)) from None
             except PermissionDenied as error:

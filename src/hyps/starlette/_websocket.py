@@ -10,9 +10,16 @@ import anyio
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
 from ..asgi._events import describe_gap
-from ..asgi._feed import CannotBegin, Feed
+from ..asgi._feed import LOG, CannotBegin, Feed, name_of
 from ..asgi._stream import check_options
-from ..protocol import Gap, HypsError, InvalidChannel, Message, PermissionDenied
+from ..protocol import (
+    Gap,
+    HypsError,
+    InvalidChannel,
+    Message,
+    MessageTooLarge,
+    PermissionDenied,
+)
 from ._racing import run_until_first
 
 if TYPE_CHECKING:
@@ -45,15 +52,20 @@ _CLOSE_TIMEOUT = 1.0
 def encode(item: Message | Gap) -> str | bytes:
     """Make a frame of a message or a gap.
 
-    :return: the message as text, or as bytes if it is not UTF-8; a gap is JSON, an object with the
-        key ``gap``, which has ``channel``, ``missed`` (None if nobody knows) and ``reason``
+    Text is JSON, an object whose keys tell what it is, so that nothing that a user says can pass
+    for something else.
+
+    :return: for a message, ``{"channel": ..., "data": ...}``, or its bytes if they are not UTF-8;
+        for a gap, ``{"gap": {"channel": ..., "missed": ..., "reason": ...}}``, where ``missed`` is
+        null if nobody knows
     """
     if isinstance(item, Gap):
         return json.dumps({"gap": describe_gap(item)})
     try:
-        return item.data.decode()
+        text = item.data.decode()
     except UnicodeDecodeError:
         return item.data
+    return json.dumps({"channel": item.channel, "data": text}, ensure_ascii=False)
 
 
 async def websocket(
@@ -76,9 +88,12 @@ async def websocket(
     is no hub for 5 seconds, it is accepted and closed with 1013. It is closed with 1012 when the
     server stops, and with 1013 if the user reads too slowly.
 
-    An error of Hyps in ``on_text`` or ``on_bytes``, such as a publish without a hub, ends nothing:
-    the user is sent JSON, an object with the key ``error``, which has ``type`` and ``message``.
-    Other exceptions leave this function.
+    A message is sent as JSON, ``{"channel": ..., "data": ...}``, and a gap as ``{"gap": {...}}``,
+    unless ``encode`` makes something else of them.
+
+    An error of Hyps or a ``TimeoutError`` in ``on_text`` or ``on_bytes``, such as a publish without
+    a hub, ends nothing: the user is sent JSON, ``{"error": {"type": ..., "message": ...}}``, and
+    the log has the details. Other exceptions leave this function.
 
     :param ws: not accepted
     :param subscription: not entered; this function enters and leaves it
@@ -88,10 +103,12 @@ async def websocket(
     :param send_timeout: seconds that the user may take for a frame
     :raises ValueError: if the timeout is not positive
     """
-    check_options(send_timeout=send_timeout)
+    check_options(encode, send_timeout=send_timeout)
     async with AsyncExitStack() as stack:
         try:
-            feed = await stack.enter_async_context(Feed(subscription, send_timeout))
+            feed = await stack.enter_async_context(
+                Feed(subscription, send_timeout, name_of(ws.scope))
+            )
         except (InvalidChannel, PermissionDenied) as error:
             await ws.close(_POLICY_VIOLATION, str(error)[:_MAX_REASON])
             return
@@ -106,6 +123,15 @@ async def websocket(
         talk = _Talk(ws, feed, encode, on_text, on_bytes)
         await run_until_first(feed.scope, talk.send_items, talk.receive)
         await talk.close()
+
+
+def _describe(error: Exception) -> str:
+    """Say what went wrong in words for a user, who need not know where the hub is."""
+    if isinstance(error, InvalidChannel | MessageTooLarge):
+        return str(error)
+    if isinstance(error, PermissionDenied):
+        return "this is not allowed"
+    return "this may not have been sent: the hub is away, or it took too long"
 
 
 class _Talk:
@@ -145,8 +171,9 @@ class _Talk:
                 return
             try:
                 await self._handle(message)
-            except HypsError as error:
-                described = {"type": type(error).__name__, "message": str(error)}
+            except (HypsError, TimeoutError) as error:
+                LOG.info("%s: what its user sent failed: %s", name_of(self._ws.scope), error)
+                described = {"type": type(error).__name__, "message": _describe(error)}
                 await self._send(json.dumps({"error": described}))
 
     async def _handle(self, message: MutableMapping[str, Any]) -> None:

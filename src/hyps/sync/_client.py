@@ -13,6 +13,7 @@ from .._client.client import (
 )
 from .._client.connecting import connect as connect_async
 from .._errors import ConnectionLost
+from ..protocol._records.layout import encode_channel, encode_data
 from ._loop import get_loop
 from ._subscription import Subscription
 
@@ -138,6 +139,9 @@ class Client:
         :raises ConnectionRefused: if this is the first call, and there is no hub
         :raises ConnectionLost: see :meth:`hyps.Client.publish`; or if the client was closed
         """
+        # Without a hub too, what is wrong is told at once.
+        encode_channel(channel)
+        encode_data(data)
         self._run(lambda client: client.publish(channel, data), timeout)
 
     def publish_many(
@@ -225,7 +229,10 @@ class Client:
         async def run() -> _T:
             return await function(await connection.get())
 
-        return get_loop().run(run, self._timeout if timeout is None else timeout)
+        try:
+            return get_loop().run(run, self._timeout if timeout is None else timeout)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}: {connection.client!r}") from None
 
 
 def _closer(client: Client) -> Callable[[], None]:
