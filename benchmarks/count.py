@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import anyio
 
 from hyps import Subscription
-from hyps.protocol import Batch, Run
+from hyps.protocol import Batch, Run, Verb
 
 from .core import Case, Hub
 from .loads import Load
@@ -34,7 +34,17 @@ _WINDOWS: Final = 4
 
 CASES: Final = tuple(Case(Load(16), channels) for channels in (1, 1_000))
 
-STEPS: Final = ("publish", "publish singly", "route", "deliver", "take ACKs", "read", "read many")
+STEPS: Final = (
+    *("publish", "publish singly", "route", "route granted", "deliver", "take ACKs", "read"),
+    "read many",
+)
+
+
+class Everything:
+    """An access that allows everything, and has to be asked."""
+
+    def may(self, verb: Verb, channel: str) -> bool:
+        return True
 
 
 class Calls:
@@ -135,6 +145,16 @@ def measure(case: Case) -> dict[str, float]:
         found["route"] += count(publisher.send)
         found["deliver"] += count(subscriber.receive)
         found["take ACKs"] += count(publisher.receive)
+        publisher.server.access = Everything()
+        for is_known in (False, True):
+            # The session remembers from the first time on what it may do.
+            publisher.client.publish_many(window)
+            calls = count(publisher.send)
+            if is_known:
+                found["route granted"] += calls
+            subscriber.receive()
+            publisher.receive()
+        publisher.server.access = None
         for name, at_once in (("read", False), ("read many", True)):
             found[name] += _read(list(map(_anew, subscriber.batches)), at_once=at_once)
 

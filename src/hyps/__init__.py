@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ._errors import SubscriptionClosed as SubscriptionClosed
     from ._errors import SubscriptionOverflow as SubscriptionOverflow
     from ._errors import WouldBlock as WouldBlock
+    from ._server.identity import Credentials as Credentials
+    from ._server.identity import Grants as Grants
     from ._server.server import Server as Server
     from ._server.server import serve as serve
     from .protocol import Gap as Gap
@@ -47,8 +49,10 @@ __all__ = (
     "ConnectionEvent",
     "ConnectionLost",
     "ConnectionRefused",
+    "Credentials",
     "Disconnected",
     "Gap",
+    "Grants",
     "HypsError",
     "InvalidChannel",
     "InvalidURL",
@@ -82,6 +86,7 @@ _HOMES = {
         "SubscriptionOverflow",
         "WouldBlock",
     ),
+    "_server.identity": ("Credentials", "Grants"),
     "_server.server": ("Server", "serve"),
     "_client.status": (
         "Connected",

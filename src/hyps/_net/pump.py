@@ -107,6 +107,10 @@ class Pump(Generic[_Endpoint]):
         """Bytes that wait to be sent."""
         return self.protocol.backlog
 
+    def resume(self) -> None:
+        """Look for events soon: HELLO was answered, and frames that follow it may be waiting."""
+        self._set_alarm()
+
     def close(self) -> None:
         """End the connection: flush, half-close, wait for the peer, all in bounded time."""
         self.protocol.close()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 from anyio import to_thread
 from anyio.abc import ByteStream
+from anyio.streams.tls import TLSAttribute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -107,7 +108,9 @@ class TLSStream(ByteStream):
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        return self._stream.extra_attributes
+        # Without a certificate of the peer the description is empty, or None.
+        certificate = {TLSAttribute.peer_certificate: lambda: self._tls.getpeercert() or None}
+        return {**self._stream.extra_attributes, **certificate}
 
     def _on_pending(self) -> None:
         if self._outgoing.pending > _MAX_PENDING:

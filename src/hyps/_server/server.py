@@ -15,6 +15,7 @@ import anyio
 from anyio.abc import SocketAttribute, TaskStatus
 from anyio.lowlevel import checkpoint
 from anyio.streams.stapled import MultiListener
+from anyio.streams.tls import TLSAttribute
 
 from .._logs import Log
 from .._net import sockets as _sockets
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream, SocketListener
 
+    from .identity import Authenticate
+
 #: A hub that shuts down asks its clients to come back at this rate.
 _RECONNECTS_PER_SECOND: Final = 1_000
 
@@ -58,6 +61,10 @@ class Server(anyio.AsyncContextManagerMixin):
     :param uds: path of a Unix socket to listen on, instead of host and port
     :param uds_mode: permissions of the Unix socket, such as 0o660; None leaves them to the umask
     :param token: the token that clients must present; None lets everybody in
+    :param authenticate: decides instead of a token who a client is, and what it may do: a function,
+        async or not, that gets :class:`Credentials` and returns :class:`Grants`, or None to refuse
+        the client. One that is not async runs in a thread. It has half of
+        ``limits.hello_timeout``; if it takes longer or raises, the client is told to try again.
     :param ssl_context: for TLS, with the hub's certificate. For clients over HTTP/2 it must offer
         that protocol: ``ssl_context.set_alpn_protocols(["h2"])``.
     :param limits: the bounds of the hub
@@ -75,11 +82,15 @@ class Server(anyio.AsyncContextManagerMixin):
         uds: str | os.PathLike[str] | None = None,
         uds_mode: int | None = None,
         token: str | None = None,
+        authenticate: Authenticate | None = None,
         ssl_context: ssl.SSLContext | None = None,
         limits: Limits | None = None,
     ) -> None:
         if token == "":
             raise ValueError("an empty token would let everybody in")
+        if token is not None and authenticate is not None:
+            raise ValueError("token and authenticate are two ways to let clients in: give one")
+        self._authenticate = authenticate
         # For its errors: a token that no client could send is a mistake.
         ClientProtocol(token=token)
         self._token = None if token is None else token.encode()
@@ -151,8 +162,12 @@ class Server(anyio.AsyncContextManagerMixin):
 
     def _warn_if_open(self, addresses: Sequence[TCPAddress | UnixAddress]) -> None:
         """Warn if the hub lets in everybody who can reach this machine."""
-        asks = self._token is not None or (
-            self._ssl_context is not None and self._ssl_context.verify_mode == ssl.CERT_REQUIRED
+        asks = (
+            self._token is not None
+            or self._authenticate is not None
+            or (
+                self._ssl_context is not None and self._ssl_context.verify_mode == ssl.CERT_REQUIRED
+            )
         )
         hosts = [each.host for each in addresses if isinstance(each, TCPAddress)]
         is_local = all(ipaddress.ip_address(host.partition("%")[0]).is_loopback for host in hosts)
@@ -311,10 +326,13 @@ class Server(anyio.AsyncContextManagerMixin):
             peer,
             host=stranger.address,
             token=self._token,
+            authenticate=self._authenticate,
+            certificate=transport.stream.extra(TLSAttribute.peer_certificate, None),
             penalties=self._penalties,
             engine=engine,
             log=self._log,
             on_open=lambda: self._strangers.leave(stranger),
+            resume=pump.resume,
         )
         self._pumps.add(pump)
         try:
@@ -365,6 +383,7 @@ async def serve(
     uds: str | os.PathLike[str] | None = None,
     uds_mode: int | None = None,
     token: str | None = None,
+    authenticate: Authenticate | None = None,
     ssl_context: ssl.SSLContext | None = None,
     limits: Limits | None = None,
     task_status: TaskStatus[Server] = anyio.TASK_STATUS_IGNORED,
@@ -376,6 +395,7 @@ async def serve(
     :param uds: path of a Unix socket to listen on, instead of host and port
     :param uds_mode: permissions of the Unix socket, see :class:`Server`
     :param token: the token that clients must present; None lets everybody in
+    :param authenticate: decides instead who a client is, see :class:`Server`
     :param ssl_context: for TLS, see :class:`Server`
     :param limits: the bounds of the hub
     :param task_status: for ``task_group.start()``, which returns the :class:`Server`
@@ -387,6 +407,7 @@ async def serve(
         uds=uds,
         uds_mode=uds_mode,
         token=token,
+        authenticate=authenticate,
         ssl_context=ssl_context,
         limits=limits,
     )

@@ -6,13 +6,16 @@ import hmac
 from typing import TYPE_CHECKING
 
 from ..protocol import ErrorCode, Hello, PeerError, Refusal, RemoteProtocolError, State, Taken
+from .identity import Credentials, GrantedAccess, ask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
     from .._logs import Log
     from .._net.engine import Alarm, Engine
     from ..protocol import ClientEvent, ServerEvent, ServerProtocol
+    from .identity import Authenticate, Grants
     from .strangers import Penalties
 
 
@@ -24,14 +27,19 @@ class Session:
     :param peer: the client's address, as the log has it
     :param host: address of the client, by which the hub counts wrong tokens
     :param token: the token that clients must present; None lets everybody in
+    :param authenticate: decides who the client is instead
+    :param certificate: the client's, if it has one
     :param penalties: the hub's, which delay the answer to a wrong token
     :param engine: gives the time and calls :meth:`tick`
     :param log: the hub's
     :param on_open: called when the session opens
+    :param resume: called when HELLO is answered later than in :meth:`on_event`
     """
 
     __slots__ = (
         "_alarm",
+        "_authenticate",
+        "_certificate",
         "_engine",
         "_host",
         "_log",
@@ -41,6 +49,7 @@ class Session:
         "_penalties",
         "_protocol",
         "_refusals",
+        "_resume",
         "_token",
         "_why",
         "name",
@@ -54,10 +63,13 @@ class Session:
         *,
         host: str,
         token: bytes | None,
+        authenticate: Authenticate | None,
+        certificate: Mapping[str, Any] | None,
         penalties: Penalties,
         engine: Engine,
         log: Log,
         on_open: Callable[[], object],
+        resume: Callable[[], object],
     ) -> None:
         #: What the log calls the session.
         self.name = f"{number} ({peer})"
@@ -66,10 +78,13 @@ class Session:
         self._protocol = protocol
         self._host = host
         self._token = token
+        self._authenticate = authenticate
+        self._certificate = certificate
         self._penalties = penalties
         self._engine = engine
         self._log = log
         self._on_open = on_open
+        self._resume = resume
         # How many codes of refusals the log has.
         self._refusals = 0
         # Why tick() will refuse the client, and the alarm for it.
@@ -93,23 +108,64 @@ class Session:
 
     def _on_hello(self, hello: Hello) -> None:
         token = self._token
-        if token is not None and not hmac.compare_digest((hello.token or "").encode(), token):
-            self._why = "a token is required" if hello.token is None else "the token is wrong"
-            # Log it now: a guesser may not wait for the answer.
-            self._log.warning("session %s: refused: %s", self.name, self._why)
-            # Only this client waits: nothing else of its address does.
-            now = self._engine.clock.now()
-            delay = self._penalties.impose(self._host, now)
-            self._alarm = self._engine.watch(self, now + delay)
-            return
+        if self._authenticate is not None:
+            self._engine.start_soon(self._identify, self._authenticate, hello)
+        elif token is None or hmac.compare_digest((hello.token or "").encode(), token):
+            self._open(hello, None)
+        else:
+            self._refuse_later(
+                "a token is required" if hello.token is None else "the token is wrong"
+            )
+
+    async def _identify(self, authenticate: Authenticate, hello: Hello) -> None:
+        """Find out who the client is, and open the session or refuse it."""
+        credentials = Credentials(
+            token=hello.token,
+            certificate=self._certificate,
+            address=self._host,
+            client=hello.client,
+        )
+        try:
+            grants = await ask(authenticate, credentials, self._protocol.limits.hello_timeout / 2)
+        except TimeoutError:
+            self._log.warning("session %s: refused: authenticating took too long", self.name)
+            self._refuse_now("the hub cannot authenticate clients now", ErrorCode.INTERNAL)
+        except Exception:
+            self._log.exception("session %s: authenticating failed", self.name)
+            self._refuse_now("the hub cannot authenticate clients now", ErrorCode.INTERNAL)
+        else:
+            if self._protocol.state is not State.GREETED:
+                return
+            if grants is None:
+                self._refuse_later("it is not known here")
+            else:
+                self._open(hello, grants)
+                self._resume()
+
+    def _open(self, hello: Hello, grants: Grants | None) -> None:
+        if grants is not None:
+            self._protocol.access = GrantedAccess(grants)
         self._protocol.accept()
         if self._protocol.state is State.CLOSED:
             self._log.warning("session %s: refused (limit): there are as many as may be", self.name)
-        else:
-            if hello.client:
-                self.name = f"{self._number} ({self._peer}, {hello.client})"
-            self._log.debug("session %s: opened", self.name)
-            self._on_open()
+            return
+        who = [self._peer, hello.client, grants.name if grants is not None else ""]
+        self.name = f"{self._number} ({', '.join(filter(None, who))})"
+        self._log.debug("session %s: opened", self.name)
+        self._on_open()
+
+    def _refuse_now(self, why: str, code: str) -> None:
+        if self._protocol.state is State.GREETED:
+            self._protocol.refuse(why, code)
+
+    def _refuse_later(self, why: str) -> None:
+        self._why = why
+        # Log it now: a guesser may not wait for the answer.
+        self._log.warning("session %s: refused: %s", self.name, self._why)
+        # Only this client waits: nothing else of its address does.
+        now = self._engine.clock.now()
+        delay = self._penalties.impose(self._host, now)
+        self._alarm = self._engine.watch(self, now + delay)
 
     async def tick(self) -> None:
         """Refuse the client whose token was wrong; the engine calls this after the delay."""

@@ -11,6 +11,7 @@ from ..protocol._session.outbox import Outbox
 
 if TYPE_CHECKING:
     from ..protocol._broker.channel import Channel
+    from ..protocol._records.scanning import Runs
 
 
 class _DroppingOutbox(Outbox):
@@ -45,7 +46,9 @@ class _DroppingProtocol(ServerProtocol):
 class _SingleBroker(Broker):
     """A broker that hands out each record by itself, so that drops are counted in messages."""
 
-    def publish(self, data: bytes, position: int, codes: list[bytes]) -> int:
+    def publish(
+        self, data: bytes, position: int, codes: list[bytes], runs: Runs | None = None
+    ) -> int:
         stop = end_of(data, position)
         return position + super().publish(data[position:stop], 0, codes)
 

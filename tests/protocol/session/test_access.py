@@ -57,7 +57,8 @@ def test_publishing_is_granted_by_channel() -> None:
     grant(publisher, grants)
     publisher.client.publish_many([("a", b"1"), ("b", b"2"), ("b", b"3"), ("a", b"4")])
     assert refusals(publisher) == [(1, b"d"), (2, b"d")]
-    assert grants.asked == [(Verb.PUBLISH, "a"), (Verb.PUBLISH, "b"), (Verb.PUBLISH, "a")]
+    # What was granted is remembered.
+    assert grants.asked == [(Verb.PUBLISH, "a"), (Verb.PUBLISH, "b")]
     assert broker.published == 2
     assert [each for each in output(reader.server) if each[0] == Kind.MESSAGES] == [
         (Kind.MESSAGES, encode("a", b"1") + encode("a", b"4"))

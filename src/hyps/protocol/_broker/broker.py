@@ -14,7 +14,7 @@ from weakref import WeakSet
 
 from .._callbacks import nothing
 from .._records.layout import BATCH_SIZE, decode_channel, end_of, pack
-from .._records.scanning import find_runs
+from .._records.scanning import Runs, find_runs
 from ..limits import CHUNK_OVERHEAD, PASS_WORK, Limits
 from .channel import Channel
 from .chores import Chores
@@ -285,7 +285,9 @@ class Broker:
         self._removals += 1
         self._generation = self._make_generation()
 
-    def publish(self, data: bytes, position: int, codes: list[bytes]) -> int:
+    def publish(
+        self, data: bytes, position: int, codes: list[bytes], runs: Runs | None = None
+    ) -> int:
         """Hand records to the subscribers of their channels, as many as a pass allows.
 
         Neighbours that go to the same subscribers form one slice of the publisher's own bytes,
@@ -294,6 +296,8 @@ class Broker:
         :param data: concatenated records
         :param position: where the first one starts
         :param codes: receives the codes of the records that were taken, also if this raises
+        :param runs: what ``find_runs()`` gives for this position and ``PASS_WORK`` records, if
+            the caller has it
         :return: the offset behind the last record that was taken
         :raises MalformedRecord: if a record is malformed, or its channel has no subscriber and is
             not UTF-8
@@ -309,7 +313,7 @@ class Broker:
         subscribers: tuple[Subscriber, ...] = ()
         bound = 0
         try:
-            names, stops, counts, error = find_runs(data, position, most=PASS_WORK)
+            names, stops, counts, error = runs or find_runs(data, position, most=PASS_WORK)
             # This loop runs once per run: once per record if no two neighbours share a channel.
             found = map(self._channels.get, names)
             for channel, name, stop, count in zip(found, names, stops, counts, strict=True):

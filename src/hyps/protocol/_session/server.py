@@ -10,7 +10,7 @@ from .._callbacks import nothing
 from .._records.encoding import pack_chunks, unpack_names
 from .._records.layout import MERGED_SIZE, contents, decode_channel, pack
 from .._records.position import is_position
-from .._records.scanning import find_runs
+from .._records.scanning import Runs, find_runs
 from .._wire.detection import UnknownWire
 from .._wire.frames import Kind
 from .._wire.handshake import decode_hello, encode_goaway, encode_welcome
@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 _MAX_ANSWER: Final = 64
 
 
+#: A session remembers at most about this many channels that it may publish in.
+_MAX_PUBLISHABLE: Final = 8_192
+
+
 _where: Final = attrgetter("generation", "count")
 
 
@@ -61,11 +65,6 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         not call this object.
     :param features: names of the extensions that it knows, see :attr:`features`
     """
-
-    #: What the session may do with which channel; None allows everything. Set it before
-    #: :meth:`accept`, or later: it decides on what the hub takes from then on. Channels that the
-    #: session holds already stay.
-    access: Access | None = None
 
     _PEER = "client"
     _outbox_type: ClassVar[type[Outbox]] = Outbox
@@ -101,6 +100,23 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         # The frame whose records are being taken: the function that takes them, the kind of the
         # answers, the body, and how far it is.
         self._work: tuple[TakeRecords, Kind, bytes, int] | None = None
+        self._access: Access | None = None
+        # Channels that the access allows to publish in, as far as it was asked.
+        self._publishable: set[bytes] = set()
+
+    @property
+    def access(self) -> Access | None:
+        """What the session may do with which channel; None allows everything.
+
+        Set it before :meth:`accept`, or later: it decides on what the hub takes from then on.
+        Channels that the session holds already stay.
+        """
+        return self._access
+
+    @access.setter
+    def access(self, access: Access | None) -> None:
+        self._access = access
+        self._publishable = set()
 
     def _speak(self, wire: Wire) -> None:
         self._wire = self._outbox.wire = wire
@@ -216,25 +232,35 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         # Decide anew in each step: the state and the access may change within a long frame.
         if self._state is State.DRAINING:
             return self._take_runs(_publish_late, data, position, codes)
-        if self.access is None:
+        access = self._access
+        if access is None:
             return self._broker.publish(data, position, codes)
-        return self._publish_allowed(self.access, data, position, codes)
+        runs = find_runs(data, position, most=PASS_WORK)
+        if self._publishable.issuperset(runs[0]):
+            # The usual case: all of these channels were asked about before.
+            return self._broker.publish(data, position, codes, runs)
+        return self._publish_allowed(access, data, position, codes, runs)
 
     def _publish_allowed(
-        self, access: Access, data: bytes, position: int, codes: list[bytes]
+        self, access: Access, data: bytes, position: int, codes: list[bytes], runs: Runs
     ) -> int:
         """Publish what the session may publish, in stretches of runs with one verdict."""
         most = self._broker.work + PASS_WORK
         error: RemoteProtocolError | None
-        names, stops, counts, error = find_runs(data, position, most=PASS_WORK)
+        names, stops, counts, error = runs
+        allowed = self._publishable
+        if len(allowed) > _MAX_PUBLISHABLE:
+            allowed.clear()
         stretches: list[tuple[bool, int, int]] = []
         for name, stop, count in zip(names, stops, counts, strict=True):
             try:
-                may = access.may(Verb.PUBLISH, decode_channel(name))
+                may = name in allowed or access.may(Verb.PUBLISH, decode_channel(name))
             except RemoteProtocolError as invalid:
                 # What precedes it is valid.
                 error = invalid
                 break
+            if may:
+                allowed.add(name)
             if stretches and stretches[-1][0] is may:
                 count += stretches.pop()[2]
             stretches.append((may, stop, count))
@@ -367,7 +393,7 @@ class ServerProtocol(Endpoint[Hello | Taken]):
             return b"n"
         if self._state is State.DRAINING:
             return b"u"
-        access = self.access
+        access = self._access
         if access is not None and not all(
             access.may(Verb.SUBSCRIBE, name.decode()) for name in names
         ):
