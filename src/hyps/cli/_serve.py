@@ -14,18 +14,23 @@ import anyio
 import click
 
 from .. import Limits, Server, __version__
+from .._server.clients import ClientTable
 from ._common import backend_option, run, run_until_signal, token_option
+from ._config import read_config
 from ._output import log_to_stderr, stdout
 
 if TYPE_CHECKING:
     from typing import Any
+
+    from ._config import Config
 
 
 def _parse_limits(
     context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
 ) -> Limits:
     kinds = {field.name: type(getattr(Limits(), field.name)) for field in fields(Limits)}
-    found: dict[str, Any] = {}
+    # What the command line says goes before the file.
+    found: dict[str, Any] = dict(context.meta.get("hyps.limits", {}))
     for value in values:
         name, separator, number = value.partition("=")
         if not separator:
@@ -132,6 +137,16 @@ def _make_ssl_context(cert: str | None, key: str | None) -> ssl.SSLContext | Non
 
 
 @click.command()
+@click.option(
+    "--config",
+    metavar="FILE",
+    callback=read_config,
+    is_eager=True,
+    envvar="HYPS_CONFIG",
+    show_envvar=True,
+    help="Read options, limits and clients from a TOML file. Options and variables go before it.",
+)
+@click.option("--check-config", is_flag=True, help="Check the file of --config, and end.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Interface to listen on.")
 @click.option(
     "--port",
@@ -174,6 +189,8 @@ def _make_ssl_context(cert: str | None, key: str | None) -> ssl.SSLContext | Non
 @backend_option
 @click.option("-v", "--verbose", is_flag=True, help="Log each session.")
 def serve(
+    config: Config | None,
+    check_config: bool,
     host: str,
     port: int,
     uds: str | None,
@@ -195,6 +212,9 @@ def serve(
     for name, value in (("--uds", uds), ("--host", host)):
         if value == "":
             raise click.UsageError(f"{name} is empty")
+    clients = config.clients if config is not None else []
+    if clients and token is not None:
+        raise click.UsageError("there is a token beside the clients of the configuration file")
     try:
         ssl_context = _make_ssl_context(cert, key)
         server = Server(
@@ -203,11 +223,17 @@ def serve(
             uds=uds,
             uds_mode=uds_mode,
             token=token,
+            authenticate=ClientTable(clients) if clients else None,
             ssl_context=ssl_context,
             limits=limits,
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    if check_config:
+        if config is None:
+            raise click.UsageError("--check-config needs --config")
+        click.echo("the configuration is sound")
+        return
     if uds_mode is not None:
         # The socket file then has this mode from its creation on. The hub creates no other file.
         os.umask(0o777 & ~uds_mode)

@@ -1,0 +1,218 @@
+"""The configuration file of ``hyps serve``: TOML, whose faults are told one by one.
+
+Each option of the command has a key here. :func:`load_config` finds all faults, and says where each
+is: a hub must not start with half of what its operator meant.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from .. import Grants, Limits
+from .._server.clients import digest_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@dataclass
+class Config:
+    """What a configuration file says.
+
+    :param options: values of options, by their names
+    :param limits: bounds, by their names
+    :param clients: what each client may do, and the digests of its tokens
+    """
+
+    options: dict[str, Any] = field(default_factory=dict)
+    limits: dict[str, float] = field(default_factory=dict)
+    clients: list[tuple[Grants, list[bytes]]] = field(default_factory=list)
+
+
+class Faults(Exception):
+    """A configuration file is wrong.
+
+    :param faults: what, and where, a line for each
+    """
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+#: The types of the keys that are options. Others are tables.
+_OPTIONS: Final[dict[str, type]] = {
+    "host": str,
+    "port": int,
+    "uds": str,
+    "uds_mode": str,
+    "token": str,
+    "cert": str,
+    "key": str,
+    "backend": str,
+    "verbose": bool,
+}
+_CLIENT: Final = ("name", "token", "token_file", "token_sha256", "subscribe", "publish")
+_KINDS: Final = {str: "a string", int: "an integer", bool: "true or false", dict: "a table"}
+
+
+def load_config(path: str) -> Config:
+    """Read a configuration file.
+
+    :raises Faults: if it is wrong, with all that is
+    """
+    try:
+        found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Faults([f"{path}: {error}"]) from None
+    except OSError as error:
+        raise Faults([f"{path}: {(error.strerror or str(error)).lower()}"]) from None
+    reader = _Reader(path)
+    config = reader.read(found)
+    if reader.faults:
+        raise Faults(reader.faults)
+    return config
+
+
+class _Reader:
+    """Reads the tables of a file, and collects what is wrong."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self.faults: list[str] = []
+
+    def _fault(self, place: str, what: str) -> None:
+        self.faults.append(f"{self._path}: {place}: {what}")
+
+    def read(self, found: dict[str, Any]) -> Config:
+        config = Config()
+        self._check_keys("", found, (*_OPTIONS, "limits", "clients"))
+        for name, kind in _OPTIONS.items():
+            if name in found and self._is(name, found[name], kind):
+                config.options[name] = found[name]
+        if self._is("limits", limits := found.get("limits", {}), dict):
+            config.limits = self._read_limits(limits)
+        clients = found.get("clients", [])
+        if not isinstance(clients, list) or not all(isinstance(each, dict) for each in clients):
+            self._fault("clients", "expected tables: [[clients]]")
+            return config
+        for number, client in enumerate(clients, 1):
+            read = self._read_client(f"clients[{number}]", client)
+            if read is not None:
+                config.clients.append(read)
+        self._check_unique([digest for _, digests in config.clients for digest in digests])
+        if config.clients and "token" in config.options:
+            self._fault("token", "it stands beside [[clients]], which have tokens of their own")
+        return config
+
+    def _check_keys(self, place: str, found: dict[str, Any], known: Iterable[str]) -> None:
+        known = list(known)
+        for key in found:
+            if key not in known:
+                like = difflib.get_close_matches(key, known, 1)
+                hint = f"perhaps {like[0]} is meant" if like else f"there are {', '.join(known)}"
+                self._fault(f"{place}{key}", f"an unknown key; {hint}")
+
+    def _is(self, place: str, value: object, kind: type) -> bool:
+        # To Python true and false are integers too.
+        is_kind = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        if not is_kind:
+            self._fault(place, f"expected {_KINDS[kind]}, not {value!r}")
+        return is_kind
+
+    def _read_limits(self, found: dict[str, Any]) -> dict[str, float]:
+        self._check_keys("limits.", found, [each.name for each in fields(Limits)])
+        limits: dict[str, float] = {}
+        for each in fields(Limits):
+            if each.name in found:
+                try:
+                    Limits(**{each.name: found[each.name]})
+                except (TypeError, ValueError) as error:
+                    self._fault(f"limits.{each.name}", str(error))
+                else:
+                    limits[each.name] = found[each.name]
+        return limits
+
+    def _read_client(self, place: str, found: dict[str, Any]) -> tuple[Grants, list[bytes]] | None:
+        before = len(self.faults)
+        self._check_keys(f"{place}.", found, _CLIENT)
+        name = found.get("name", "")
+        if not isinstance(name, str) or not name:
+            self._fault(f"{place}.name", "expected the client's name, a string")
+        grants = None
+        try:
+            patterns = {
+                verb: tuple(self._read_texts(f"{place}.{verb}", found.get(verb, [])))
+                for verb in ("subscribe", "publish")
+            }
+            grants = Grants(name=str(name), **patterns)
+        except (TypeError, ValueError) as error:
+            self._fault(place, str(error))
+        digests = self._read_tokens(place, found)
+        if len(self.faults) > before or grants is None:
+            return None
+        return grants, digests
+
+    def _read_texts(self, place: str, value: object) -> list[str]:
+        """Read a string, or a list of strings."""
+        values = [value] if isinstance(value, str) else value
+        if not isinstance(values, list) or not all(isinstance(each, str) for each in values):
+            self._fault(place, f"expected a list of strings, not {value!r}")
+            return []
+        return values
+
+    def _read_tokens(self, place: str, found: dict[str, Any]) -> list[bytes]:
+        digests = []
+        for token in self._read_texts(f"{place}.token", found.get("token", [])):
+            if not token:
+                self._fault(f"{place}.token", "a token is empty")
+            digests.append(digest_of(token))
+        for file in self._read_texts(f"{place}.token_file", found.get("token_file", [])):
+            try:
+                token = Path(file).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                self._fault(f"{place}.token_file", f"{file}: {error}")
+                continue
+            if not token:
+                self._fault(f"{place}.token_file", f"{file} is empty")
+            digests.append(digest_of(token))
+        for text in self._read_texts(f"{place}.token_sha256", found.get("token_sha256", [])):
+            try:
+                digest = bytes.fromhex(text)
+            except ValueError:
+                digest = b""
+            if len(digest) != 32:
+                self._fault(f"{place}.token_sha256", f"{text!r} is not 64 hexadecimal digits")
+            digests.append(digest)
+        if not digests:
+            self._fault(place, "it has no token: give token, token_file or token_sha256")
+        return digests
+
+    def _check_unique(self, digests: list[bytes]) -> None:
+        if len(set(digests)) < len(digests):
+            self._fault("clients", "two of them have the same token")
+
+
+def read_config(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> Config | None:
+    """Read the file of ``--config``, before the other options take what it says."""
+    if value is None:
+        return None
+    try:
+        config = load_config(value)
+    except Faults as error:
+        *others, last = error.faults
+        for fault in others:
+            click.echo(f"Error: {fault}", err=True)
+        raise click.ClickException(last) from None
+    # The command line and the environment go before it.
+    context.default_map = config.options
+    context.meta["hyps.limits"] = config.limits
+    return config
