@@ -181,6 +181,57 @@ async def test_what_is_replayed_may_be_async(client: hyps.Client) -> None:
         await exchange.receive_body("data: before")
 
 
+async def test_what_is_replayed_ends_with_the_user_and_with_the_server(
+    client: hyps.Client, hyps_hub: MemoryHub
+) -> None:
+    closed: list[str] = []
+
+    async def replay() -> AsyncIterator[str]:
+        try:
+            while True:
+                yield "again"
+        finally:
+            # Such as to give a database's session back.
+            await let_others_run()
+            closed.append("closed")
+
+    response = EventSourceResponse(client.subscribe("news"), replay=replay())
+    async with requested(response) as exchange:
+        await exchange.receive_body_start()
+        await exchange.receive_body("data: again")
+    assert closed == ["closed"]
+    response = EventSourceResponse(client.subscribe("news"), replay=replay())
+    async with requested(response) as exchange:
+        await exchange.receive_body_start()
+        client.end_subscriptions()
+        while (await exchange.receive())["more_body"]:
+            pass
+    assert closed == ["closed", "closed"]
+
+
+async def test_a_head_request_has_no_body(client: hyps.Client, hyps_hub: MemoryHub) -> None:
+    response = EventSourceResponse(client.subscribe("news"))
+    async with exchanging(response, "http.disconnect", method="HEAD") as exchange:
+        assert (await exchange.receive())["status"] == 200
+        assert not (await exchange.receive())["more_body"]
+        await exchange.ended.wait()
+    await client.flush()
+    assert hyps_hub.broker.channels == 0
+
+
+async def test_a_server_that_says_by_an_error_that_the_user_has_left(
+    client: hyps.Client, hyps_hub: MemoryHub
+) -> None:
+    async with requested(EventSourceResponse(client.subscribe("news"))) as exchange:
+        await exchange.receive_body_start()
+        exchange.sent.close()
+        await client.publish("news", "1")
+        await exchange.ended.wait()
+    assert exchange.error is None
+    await client.flush()
+    assert hyps_hub.broker.channels == 0
+
+
 # What goes wrong
 
 
@@ -268,15 +319,25 @@ async def test_what_follows_the_response(client: hyps.Client) -> None:
     async def finish() -> None:
         done.append("done")
 
-    response = EventSourceResponse(
-        client.subscribe("a"), background=BackgroundTask(finish), headers={"x-mine": "1"}
-    )
-    async with requested(response) as exchange:
-        assert (b"x-mine", b"1") in (await exchange.receive())["headers"]
+    def respond() -> EventSourceResponse:
+        return EventSourceResponse(
+            client.subscribe("a"),
+            background=BackgroundTask(finish),
+            headers={"X-Mine": "1", "Cache-Control": "no-cache"},
+        )
+
+    async with requested(respond()) as exchange:
+        headers = (await exchange.receive())["headers"]
+        assert (b"x-mine", b"1") in headers
+        assert [value for name, value in headers if name == b"cache-control"] == [b"no-cache"]
         await exchange.receive()
         exchange.send(type="http.disconnect")
         await wait_until(lambda: done == ["done"])
-        await let_others_run()
+    client.end_subscriptions()
+    async with requested(respond()) as exchange:
+        await exchange.receive()
+        await exchange.receive()
+        await wait_until(lambda: done == ["done", "done"])
 
 
 @pytest.mark.parametrize(

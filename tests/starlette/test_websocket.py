@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 from starlette.websockets import WebSocket
 from support.asgi import Exchange, exchanging
-from support.helpers import wait_until
+from support.helpers import let_others_run, wait_until
 
 import hyps
 from hyps.protocol import Limits
@@ -162,7 +163,39 @@ async def test_another_exception_leaves_as_it_is(client: hyps.Client, hyps_hub: 
     assert hyps_hub.broker.channels == 0
 
 
+async def test_a_frame_that_is_none(client: hyps.Client) -> None:
+    wrong: Any = lambda item: {"data": 1}  # noqa: E731
+    async with opened(client.subscribe("room"), encode=wrong) as exchange:
+        await begin(exchange)
+        await client.publish("room", "1")
+        await exchange.ended.wait()
+        assert isinstance(exchange.error, TypeError)
+
+
 # How it ends
+
+
+async def test_what_a_user_has_sent_comes_to_an_end_when_the_server_stops(
+    client: hyps.Client,
+) -> None:
+    done: list[str] = []
+    may_end = anyio.Event()
+
+    async def on_text(text: str) -> None:
+        done.append("begun")
+        await may_end.wait()
+        done.append("ended")
+
+    async with opened(client.subscribe("room"), on_text=on_text) as exchange:
+        await begin(exchange)
+        await say(exchange, "1")
+        await wait_until(lambda: done)
+        await say(exchange, "2")
+        client.end_subscriptions()
+        await let_others_run()
+        may_end.set()
+        assert (await exchange.receive())["code"] == 1012
+    assert done == ["begun", "ended"]
 
 
 async def test_the_server_stops(client: hyps.Client) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import pickle
 import ssl
 import subprocess
 import sys
@@ -251,3 +253,91 @@ def test_tls_and_a_token() -> None:
 def test_a_unix_socket(socket_folder: Path) -> None:
     with hub(uds=socket_folder / "hub") as server, hyps.sync.connect(server.urls[0]) as client:
         client.publish("a", "")
+
+
+# What must not hang, or be left
+
+
+def run_program(program: str) -> subprocess.CompletedProcess[str]:
+    options = ("-W", "error", "-W", "ignore::DeprecationWarning")
+    command = [sys.executable, *options, "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+
+
+def test_a_signal_handler_must_not_call_it(server: hyps.Server) -> None:
+    done = run_program(f"""
+import signal, hyps.sync
+client = hyps.sync.connect({server.urls[0]!r})
+def handle(number, frame):
+    try:
+        client.publish("a", "")
+    except RuntimeError as error:
+        assert "in the middle of another call" in str(error), error
+        print("told")
+signal.signal(signal.SIGALRM, handle)
+with client.subscribe("a") as subscription:
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        subscription.receive(timeout=0.5)
+    except TimeoutError:
+        pass
+# All goes on.
+client.publish("a", "")
+""")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "told\n", "")
+
+
+def test_a_daemon_thread_that_reads_holds_nobody(server: hyps.Server) -> None:
+    done = run_program(f"""
+import threading, hyps.sync
+reading = threading.Event()
+def listen():
+    with hyps.sync.connect({server.urls[0]!r}).subscribe("a") as subscription:
+        reading.set()
+        list(subscription)
+threading.Thread(target=listen, daemon=True).start()
+reading.wait()
+""")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_in_the_middle_of_the_first_call(server: hyps.Server) -> None:
+    done = run_program(f"""
+import os, threading, hyps.sync
+client = hyps.sync.connect({server.urls[0]!r})
+threading.Thread(target=client.publish, args=("a", "")).start()
+for _ in range(5):
+    if not os.fork():
+        client.publish("a", "")
+        os._exit(0)
+assert [os.wait()[1] for _ in range(5)] == [0] * 5
+""")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert server.broker.published == 6
+
+
+def test_clients_that_are_dropped_leave_nothing(server: hyps.Server) -> None:
+    for _ in range(5):
+        hyps.sync.connect(server.urls[0]).publish("a", "")
+    gc.collect()
+    with hyps.sync.connect(server.urls[0]) as client:
+        for _ in range(1_000):
+            client.publish("a", "")
+            if len(server.broker.sessions) == 1:
+                break
+    assert server.broker.published < 1_005
+
+
+def test_a_subscription_of_a_client_that_was_closed(server: hyps.Server) -> None:
+    client = hyps.sync.connect(server.urls[0])
+    subscription = client.subscribe("a")
+    client.close()
+    with pytest.raises(hyps.ConnectionLost, match="was closed"), subscription:
+        pass
+    assert not server.broker.sessions
+
+
+def test_a_client_cannot_be_pickled() -> None:
+    with pytest.raises(TypeError, match="make one there"):
+        pickle.dumps(hyps.sync.connect())

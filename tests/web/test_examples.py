@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import anyio
@@ -137,7 +138,8 @@ async def test_events_survive_reconnects_and_a_killed_hub(hub: Hub, tmp_path: Pa
                     await write(range(count // 2, count))
                     await until(lambda: len(seen) >= count)
     assert seen == list(range(1, count + 1))
-    rows = sqlite3.connect(database).execute("SELECT text FROM events ORDER BY id").fetchall()
+    with closing(sqlite3.connect(database)) as rows_of:
+        rows = rows_of.execute("SELECT text FROM events ORDER BY id").fetchall()
     assert [text for (text,) in rows] == [str(number) for number in range(count)]
 
 

@@ -217,6 +217,11 @@ class Subscription(Generic[Item]):
         return memberships
 
     @property
+    def ended(self) -> bool:
+        """Whether it has ended: nothing more arrives, but the buffer may still have messages."""
+        return self._inbox.is_ended
+
+    @property
     def overflow(self) -> Overflow:
         """What happens when a message finds the buffer full."""
         return overflow_of(self._buffer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -82,9 +83,15 @@ class Feed:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._watching.cancel()
-        # This waits for nothing, so that an abandoned generator can do it.
+        # This waits for nothing, so that an abandoned generator can do it, in whatever thread.
         await self._subscription.__aexit__(exc_type, exc_value, traceback)
+        with suppress(RuntimeError):
+            self._watching.cancel()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more arrives: the server stops, for example."""
+        return self._subscription.ended
 
     async def read(self) -> list[Message | Gap] | None:
         """Wait for messages and gaps; None at the end."""

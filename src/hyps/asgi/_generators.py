@@ -47,6 +47,9 @@ def sse(
             hyps.asgi.sse(client.subscribe("news", gaps=True)), media_type="text/event-stream"
         )
 
+    Serve it to GET alone: an answer to HEAD has no body, and the framework would wait for the end
+    of the stream.
+
     By now the framework may have sent the status line, so failures are told in the stream. If there
     is no hub, the stream tells the browser to come back in some seconds, and ends. If the hub
     refuses a channel, the stream is one event ``refused``, whose data is JSON with ``error`` and

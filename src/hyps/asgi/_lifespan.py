@@ -59,9 +59,11 @@ def with_lifespan(app: ASGIApp, lifespan: Lifespan) -> ASGIApp:
         except BaseException as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             raise
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await lifespan.__aexit__(None, None, None)
+        try:
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        finally:
+            await lifespan.__aexit__(None, None, None)
         await send({"type": "lifespan.shutdown.complete"})
 
     return wrapped

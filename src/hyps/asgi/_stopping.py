@@ -15,6 +15,7 @@ Where there is neither, the server's own shutdown decides. ``docs/guides/web.md`
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from contextlib import ExitStack, asynccontextmanager
 from multiprocessing import current_process
@@ -29,12 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from types import FrameType
 
-#: SIGBREAK is what Windows has in place of SIGTERM, and gunicorn sends its workers SIGQUIT when it
-#: gets SIGINT itself.
+#: SIGBREAK is what Windows has in place of SIGTERM.
 _SIGNALS: Final = [
-    getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGQUIT", "SIGBREAK")
-    if hasattr(signal, name)
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)
 ]
 
 #: Seconds between two looks at the event of a worker process.
@@ -50,7 +48,10 @@ async def watch_for_stop(stop: Callable[[], object]) -> AsyncIterator[None]:
     home = here()
     with ExitStack() as stack:
         if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
+            # gunicorn sends its workers SIGQUIT when it gets SIGINT itself. Elsewhere SIGQUIT may
+            # mean something else, such as to print all stacks.
+            more = [signal.SIGQUIT] if "gunicorn" in sys.modules else []
+            for number in [*_SIGNALS, *more]:
                 # Without a handler the process would end: there is nothing to be in front of.
                 if callable(signal.getsignal(number)):
                     stack.callback(_Handler(number, lambda: home.call(stop)).restore)

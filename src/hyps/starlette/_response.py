@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterable, Generator
+from contextlib import AsyncExitStack, aclosing
 from typing import TYPE_CHECKING, TypeVar
 
+import anyio
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -17,7 +18,7 @@ from ..protocol import Gap, InvalidChannel, Message, PermissionDenied
 from ._racing import run_until_disconnected
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from starlette.background import BackgroundTask
     from starlette.types import Receive, Scope, Send
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from ..asgi._feed import AnySubscription
 
 _Item = TypeVar("_Item")
+
+#: Seconds for what ``replay`` does when it is closed.
+_CLOSE_TIMEOUT = 5.0
 
 _HEADERS = {
     # A page that is loaded again must not get an old stream.
@@ -80,7 +84,8 @@ class EventSourceResponse(Response):
         check_options(encode, ping=ping, retry=retry, send_timeout=send_timeout)
         self.status_code = 200
         self.background = background
-        self.init_headers({**_HEADERS, **(headers or {})})
+        more = {name.lower(): value for name, value in (headers or {}).items()}
+        self.init_headers({**_HEADERS, **more})
         self._subscription = subscription
         self._encode = encode
         self._ping = ping
@@ -89,6 +94,14 @@ class EventSourceResponse(Response):
         self._replay = replay
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._respond(scope, receive, send)
+        finally:
+            await _close(self._replay)
+        if self.background is not None:
+            await self.background()
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with AsyncExitStack() as stack:
             try:
                 feed = await stack.enter_async_context(
@@ -103,10 +116,13 @@ class EventSourceResponse(Response):
                 retry = retry_line(retry_delay(self._retry))
                 await send({"type": "http.response.body", "body": retry, "more_body": False})
                 return
+            if scope.get("method") == "HEAD":
+                # It has no body, so nothing would ever tell that the user has left.
+                await self._begin(send)
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                return
             sender = _Sender(send, feed)
             await run_until_disconnected(receive, feed.scope, lambda: self._run(feed, sender))
-        if self.background is not None:
-            await self.background()
 
     async def _begin(self, send: Send) -> None:
         message = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
@@ -116,10 +132,13 @@ class EventSourceResponse(Response):
         await self._begin(sender.send)
         # At once, because browsers and proxies wait for the first byte.
         await sender.send_body(PING if self._retry is None else retry_line(self._retry))
-        async for item in _iterate(self._replay):
-            encoded = self._encode(item) if isinstance(item, Message | Gap) else item
-            for event in make_events(encoded):
-                await sender.send_body(bytes(event))
+        async with aclosing(_iterate(self._replay)) as items:
+            async for item in items:
+                if feed.has_ended:
+                    break
+                encoded = self._encode(item) if isinstance(item, Message | Gap) else item
+                for event in make_events(encoded):
+                    await sender.send_body(bytes(event))
         stream = EventStream(feed, self._encode, self._ping)
         while (chunk := await stream.read_bytes()) is not None:
             await sender.send_body(chunk)
@@ -135,11 +154,17 @@ class _Sender:
 
     async def send_body(self, body: bytes, *, more: bool = True) -> None:
         self._feed.begin_sending()
-        await self.send({"type": "http.response.body", "body": body, "more_body": more})
+        try:
+            await self.send({"type": "http.response.body", "body": body, "more_body": more})
+        except OSError:
+            # The user has left. ASGI lets a server say so in this way.
+            self._feed.scope.cancel()
         self._feed.end_sending()
 
 
-async def _iterate(items: Iterable[_Item] | AsyncIterable[_Item]) -> AsyncIterator[_Item]:
+async def _iterate(
+    items: Iterable[_Item] | AsyncIterable[_Item],
+) -> AsyncGenerator[_Item, None]:
     """Iterate over what may be an iterable or an async one."""
     if isinstance(items, AsyncIterable):
         async for item in items:
@@ -147,3 +172,12 @@ async def _iterate(items: Iterable[_Item] | AsyncIterable[_Item]) -> AsyncIterat
     else:
         for item in items:
             yield item
+
+
+async def _close(items: object) -> None:
+    """Close a generator, which may hold a database's session, in bounded time."""
+    if isinstance(items, Generator):
+        items.close()
+    elif isinstance(items, AsyncGenerator):
+        with anyio.move_on_after(_CLOSE_TIMEOUT, shield=True):
+            await items.aclose()

@@ -42,6 +42,9 @@ _TRY_AGAIN_LATER = 1013
 #: the WebSocket itself, because the user answers no ping.
 _GONE = (WebSocketDisconnect, OSError, RuntimeError)
 
+#: Seconds for ``on_text`` and ``on_bytes`` when the server stops; then they are cancelled.
+_FINISH_TIMEOUT = 2.0
+
 #: A close frame has room for 123 bytes of reason.
 _MAX_REASON = 100
 
@@ -93,7 +96,8 @@ async def websocket(
 
     An error of Hyps or a ``TimeoutError`` in ``on_text`` or ``on_bytes``, such as a publish without
     a hub, ends nothing: the user is sent JSON, ``{"error": {"type": ..., "message": ...}}``, and
-    the log has the details. Other exceptions leave this function.
+    the log has the details. Other exceptions leave this function. When the server stops, they
+    have 2 seconds to finish, and are cancelled then.
 
     :param ws: not accepted
     :param subscription: not entered; this function enters and leaves it
@@ -152,6 +156,8 @@ class _Talk:
         self._on_bytes = on_bytes
         # Both tasks send, and the feed judges one send at a time.
         self._lock = anyio.Lock()
+        # Held while something that the user has sent is handled.
+        self._handling = anyio.Lock()
         self._has_left = False
 
     async def send_items(self) -> None:
@@ -161,6 +167,9 @@ class _Talk:
                 frame = self._encode(item)
                 if frame is not None:
                     await self._send(frame)
+        # The server stops. Let what the user has sent come to an end, and begin nothing more.
+        with anyio.move_on_after(_FINISH_TIMEOUT):
+            await self._handling.acquire()
 
     async def receive(self) -> None:
         """Take what the user sends, until the user leaves."""
@@ -170,7 +179,8 @@ class _Talk:
                 self._has_left = True
                 return
             try:
-                await self._handle(message)
+                async with self._handling:
+                    await self._handle(message)
             except (HypsError, TimeoutError) as error:
                 LOG.info("%s: what its user sent failed: %s", name_of(self._ws.scope), error)
                 described = {"type": type(error).__name__, "message": _describe(error)}
@@ -189,8 +199,11 @@ class _Talk:
             try:
                 if isinstance(frame, str):
                     await self._ws.send_text(frame)
-                else:
+                elif isinstance(frame, bytes):
                     await self._ws.send_bytes(frame)
+                else:
+                    kind = type(frame).__name__
+                    raise TypeError(f"encode must return a str, bytes or None, not {kind}")
             except _GONE:
                 self._has_left = True
                 self._feed.scope.cancel()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar, overload
 
 from .._client.client import (
     DEFAULT_MAX_BYTES,
@@ -14,6 +12,7 @@ from .._client.client import (
 from .._client.connecting import connect as connect_async
 from .._errors import ConnectionLost
 from ..protocol._records.layout import encode_channel, encode_data
+from ._connection import Connection
 from ._loop import get_loop
 from ._subscription import Subscription
 
@@ -36,26 +35,6 @@ _T = TypeVar("_T")
 _TIMEOUT = 10.0
 
 
-class _Connection:
-    """A client in one process.
-
-    :param client: not connected
-    :param loop: the process's
-    """
-
-    def __init__(self, client: AsyncClient, loop: Loop) -> None:
-        self.client = client
-        self._loop = loop
-        self._was_connected = False
-
-    async def get(self) -> AsyncClient:
-        """Return the client, connected; or connecting again, if it was connected before."""
-        if not self._was_connected:
-            await self.client.connect()
-            self._was_connected = True
-        return self.client
-
-
 class Client:
     """A connection to a hub for threads. :func:`connect` makes it.
 
@@ -69,7 +48,8 @@ class Client:
             client.publish("news", "hello")
 
     Each call takes ``timeout``, in seconds, and raises ``TimeoutError`` if it takes longer. Of a
-    publish the outcome is unknown then.
+    publish the outcome is unknown then. A signal handler must not call it: it may interrupt another
+    call, and raises ``RuntimeError`` then.
     """
 
     def __init__(self, make: Callable[[], AsyncClient], timeout: float) -> None:
@@ -78,7 +58,7 @@ class Client:
         self._make = make
         self._timeout = timeout
         # By the event loop, and so by the process.
-        self._connections: dict[Loop, _Connection] = {}
+        self._connections: dict[Loop, Connection] = {}
         self._is_closed = False
 
     def __enter__(self) -> Self:
@@ -92,6 +72,9 @@ class Client:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a client cannot be sent to another process: make one there")
 
     def __repr__(self) -> str:
         connection = self._connections.get(get_loop())
@@ -117,7 +100,7 @@ class Client:
         loop = get_loop()
         connection = self._connections.pop(loop, None)
         if connection is not None:
-            loop.run(connection.client.shutdown, self._timeout if timeout is None else timeout)
+            loop.run(connection.close, self._timeout if timeout is None else timeout)
 
     @property
     def connected(self) -> bool:
@@ -207,20 +190,16 @@ class Client:
         subscription = connection.client.subscribe(
             *channels, gaps=gaps, overflow=overflow, max_messages=max_messages, max_bytes=max_bytes
         )
-        return Subscription(
-            subscription, connection.get, get_loop(), own_timeout=self._timeout, timeout=timeout
-        )
+        return Subscription(subscription, connection, own_timeout=self._timeout, timeout=timeout)
 
-    def _get(self) -> _Connection:
+    def _get(self) -> Connection:
         if self._is_closed:
             raise ConnectionLost("the client was closed; connect() opens it again")
         loop = get_loop()
         connection = self._connections.get(loop)
         if connection is None:
-            made = _Connection(self._make(), loop)
+            made = Connection(self._make(), loop)
             connection = self._connections.setdefault(loop, made)
-            if connection is made:
-                loop.at_exit(_closer(self))
         return connection
 
     def _run(self, function: Callable[[AsyncClient], Awaitable[_T]], timeout: float | None) -> _T:
@@ -233,19 +212,6 @@ class Client:
             return get_loop().run(run, self._timeout if timeout is None else timeout)
         except TimeoutError as error:
             raise TimeoutError(f"{error}: {connection.client!r}") from None
-
-
-def _closer(client: Client) -> Callable[[], None]:
-    """Close a client that is still there at the end of the interpreter."""
-    reference = weakref.ref(client)
-
-    def close() -> None:
-        client = reference()
-        if client is not None:
-            with suppress(Exception):
-                client.close()
-
-    return close
 
 
 def connect(

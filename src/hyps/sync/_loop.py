@@ -6,9 +6,12 @@ starts its own when it needs one: the parent's thread, and its connections, are 
 
 from __future__ import annotations
 
+import asyncio
 import atexit
+import importlib
 import threading
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 from anyio.from_thread import start_blocking_portal
@@ -17,11 +20,45 @@ from .._net.backend import this_process
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from concurrent.futures import Future
     from contextlib import AbstractContextManager
 
     from anyio.from_thread import BlockingPortal
 
+    from .._client.client import Client
+
 _T = TypeVar("_T")
+
+# AnyIO imports this in the thread, at the first call. A child that is forked in that moment would
+# inherit half of a module, and an import lock that nobody releases.
+importlib.import_module("anyio._backends._asyncio")
+
+#: At the end of the interpreter all clients together have this many seconds to say goodbye.
+_FAREWELL_TIME = 6.0
+
+
+class _Call:
+    """A function that a thread waits for, and that it may give up at any moment."""
+
+    def __init__(self, function: Callable[[], Awaitable[Any]], timeout: float | None) -> None:
+        self._function = function
+        self._timeout = timeout
+        self._scope: anyio.CancelScope | None = None
+        self._is_abandoned = False
+
+    async def run(self) -> Any:
+        with anyio.CancelScope() as self._scope:
+            if self._is_abandoned:
+                self._scope.cancel()
+            with anyio.fail_after(self._timeout):
+                return await self._function()
+        return None
+
+    def abandon(self) -> None:
+        """Cancel it, in the event loop: nobody waits any more."""
+        self._is_abandoned = True
+        if self._scope is not None:
+            self._scope.cancel()
 
 
 class Loop:
@@ -31,7 +68,11 @@ class Loop:
         self._lock = threading.Lock()
         self._context: AbstractContextManager[BlockingPortal] | None = None
         self._portal: BlockingPortal | None = None
-        self._at_exit: list[Callable[[], object]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # The threads that are in a call.
+        self._callers: set[int] = set()
+        # Clients that were not closed.
+        self._clients: set[Client] = set()
 
     def run(self, function: Callable[[], Awaitable[_T]], timeout: float | None) -> _T:
         """Run a function in the event loop, and wait for it.
@@ -39,44 +80,96 @@ class Loop:
         :param function: called without arguments, and awaited
         :param timeout: seconds; None is no bound
         :raises TimeoutError: if it takes longer; it is cancelled then
+        :raises RuntimeError: if this thread is in the middle of another call
         """
-
-        async def run() -> _T:
-            with anyio.fail_after(timeout):
-                return await function()
-
-        future = self._start().start_task_soon(run)
+        thread = threading.get_ident()
+        if thread in self._callers:
+            # The interrupted call holds locks that this one would wait for.
+            raise RuntimeError(
+                "hyps.sync was called in the middle of another call, as in a signal handler; "
+                "let the handler set a flag, and call it later"
+            )
+        call = _Call(function, timeout)
+        self._callers.add(thread)
         try:
-            return future.result()
+            future: Future[Any] = self._start().start_task_soon(call.run)
+            result: _T = future.result()
         except TimeoutError:
             if timeout is None:
                 raise
             raise TimeoutError(f"it took more than {timeout:g} seconds") from None
         except BaseException:
-            # Such as KeyboardInterrupt: nobody waits for the result any more.
-            future.cancel()
+            # Such as KeyboardInterrupt, which may come at any moment.
+            self.call_soon(call.abandon)
             raise
+        finally:
+            self._callers.discard(thread)
+        return result
 
-    def at_exit(self, function: Callable[[], object]) -> None:
-        """Call a function before the interpreter ends, while the event loop still runs."""
-        self._at_exit.append(function)
+    def call_soon(self, function: Callable[[], object]) -> None:
+        """Call a function in the event loop, and do not wait. Any thread may do this."""
+        if self._loop is not None:
+            # The event loop may be closed.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(function)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the caller runs in the event loop's own thread."""
+        return self._loop is not None and asyncio._get_running_loop() is self._loop
+
+    # Clients
+
+    def keep(self, client: Client) -> None:
+        """Note a client, to shut it down at the end of the interpreter."""
+        self._clients.add(client)
+
+    def forget(self, client: Client) -> None:
+        """Note that a client was shut down."""
+        self._clients.discard(client)
+
+    def drop(self, client: Client) -> None:
+        """Shut a client down soon. The garbage collector calls this, in any thread."""
+        if client in self._clients:
+            self._clients.discard(client)
+            self.call_soon(lambda: self._shut_down_soon(client))
+
+    def _shut_down_soon(self, client: Client) -> None:
+        task = asyncio.ensure_future(client.shutdown())
+        # The event loop keeps only weak references to its tasks.
+        _tasks.add(task)
+        task.add_done_callback(_tasks.discard)
 
     def _start(self) -> BlockingPortal:
         with self._lock:
             if self._portal is None:
                 self._context = start_blocking_portal("asyncio", name="hyps.sync")
                 self._portal = self._context.__enter__()
+                self._loop = self._portal.call(asyncio.get_running_loop)
                 atexit.register(self._stop)
             return self._portal
 
     def _stop(self) -> None:
         # A forked child inherits what is registered.
-        if self is not _loops.get(this_process()) or self._context is None:
+        if self is not _loops.get(this_process()) or self._portal is None or self._context is None:
             return
-        for function in self._at_exit:
-            function()
+        clients = list(self._clients)
+
+        async def shut_down() -> None:
+            with anyio.move_on_after(_FAREWELL_TIME):
+                async with anyio.create_task_group() as tasks:
+                    for client in clients:
+                        tasks.start_soon(client.shutdown)
+
+        with suppress(Exception):
+            self._portal.call(shut_down)
+        # Daemon threads may still wait for a message.
+        with suppress(RuntimeError):
+            self._portal.call(self._portal.stop, True)
         self._context.__exit__(None, None, None)
 
+
+_tasks: set[asyncio.Task[None]] = set()
 
 #: By process. In a forked child the parent's stays here, and nobody touches it.
 _loops: dict[object, Loop] = {}

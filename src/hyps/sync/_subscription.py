@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from .._client.subscription import Subscription as AsyncSubscription
-    from ._loop import Loop
+    from ._connection import Connection
 
 Item_co = TypeVar("Item_co", covariant=True)
 _T = TypeVar("_T")
@@ -29,15 +29,13 @@ class Subscription(Generic[Item_co]):
     def __init__(
         self,
         subscription: AsyncSubscription[Any],
-        connect: Callable[[], Awaitable[object]],
-        loop: Loop,
+        connection: Connection,
         *,
         own_timeout: float,
         timeout: float | None,
     ) -> None:
         self._subscription = subscription
-        self._connect = connect
-        self._loop = loop
+        self._connection = connection
         self._own_timeout = own_timeout
         self._timeout = timeout
         # Asking the event loop takes far longer than a message, so it gives all that are there.
@@ -45,7 +43,7 @@ class Subscription(Generic[Item_co]):
 
     def __enter__(self) -> Self:
         async def enter() -> None:
-            await self._connect()
+            await self._connection.get()
             await self._subscription.__aenter__()
 
         self._run(enter, self._own_timeout)
@@ -60,7 +58,13 @@ class Subscription(Generic[Item_co]):
         async def leave() -> None:
             self._subscription.leave()
 
-        self._run(leave, self._own_timeout)
+        loop = self._connection.loop
+        if loop.is_here:
+            # The garbage collector closes a generator in whatever thread it runs in.
+            self._subscription.leave()
+        elif loop is get_loop():
+            # In a forked child the subscription is the parent's.
+            self._run(leave, self._own_timeout)
 
     def __iter__(self) -> Self:
         return self
@@ -108,9 +112,9 @@ class Subscription(Generic[Item_co]):
         self._run(lambda: self._subscription.unsubscribe(*channels), self._own_timeout)
 
     def _run(self, function: Callable[[], Awaitable[_T]], timeout: float | None) -> _T:
-        if self._loop is not get_loop():
+        if self._connection.loop is not get_loop():
             raise RuntimeError(
                 "this subscription was made before the process was forked, and is the parent's; "
                 "make one in this process"
             )
-        return self._loop.run(function, timeout)
+        return self._connection.loop.run(function, timeout)
