@@ -26,7 +26,7 @@ nitpick_ignore_regex = [
     ("py:class", "Channel|Data|Overflow|Memberships|Session|Subscriber|WhenDisconnected"),
     ("py:class", "Any|BackgroundTask|Mapping.*|Lifespan|ASGIApp|Encode|Encoded|EncodeFrame"),
     ("py:class", "AnySubscription|AsyncClient|AsyncSubscription|Loop|WebSocket|Awaitable.*"),
-    ("py:class", "Authenticate|Runs|TaskStatus"),
+    ("py:class", "Authenticate|Connection|Runs|TaskStatus"),
 ]
 # "Client" stands in annotations for hyps.Client, and hyps.sync has another one.
 suppress_warnings = ["ref.python"]

@@ -192,7 +192,10 @@ def test_serve_closes_cleanly_with_clients(number: signal.Signals, backend: str)
         assert "leaving: the hub is shutting down; connecting again" in sub.read_line(
             sub.process.stderr
         )
-        assert sub.end(signal.SIGINT) == (130, "", "")
+        code, out, err = sub.end(signal.SIGINT)
+        assert (code, out) == (130, "")
+        # It may have tried to connect again by now.
+        assert all("trying on" in line for line in err.splitlines())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -411,9 +414,10 @@ def test_a_token_that_cannot_be_sent(command: tuple[str, ...]) -> None:
 
 
 def test_without_a_command_there_is_help() -> None:
-    code, _, err = run()
-    assert code == 2
-    assert err.splitlines()[:3] == [
+    # Click prints it as an error from 8.2 on.
+    code, out, err = run()
+    assert code in (0, 2)
+    assert (out + err).splitlines()[:3] == [
         "Usage: hyps [OPTIONS] COMMAND [ARGS]...",
         "",
         "  Pub/sub in which many subscriptions share one connection.",

@@ -206,7 +206,8 @@ async def test_a_certificate() -> None:
             trust = ssl.create_default_context()
             authority.configure_trust(trust)
             if has_one:
-                authority.issue_cert(common_name="billing").configure_cert(trust)
+                issued = authority.issue_cert("billing.example", common_name="billing")
+                issued.configure_cert(trust)
             async with hyps.connect(server.urls[0], ssl_context=trust) as client:
                 await client.publish("a", b"")
     assert seen[0].certificate is None

@@ -10,12 +10,14 @@ import asyncio
 import atexit
 import importlib
 import threading
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 from anyio.from_thread import start_blocking_portal
 
+from .._errors import ConnectionLost
 from .._net.backend import this_process
 
 if TYPE_CHECKING:
@@ -71,6 +73,8 @@ class Loop:
         self._loop: asyncio.AbstractEventLoop | None = None
         # The threads that are in a call.
         self._callers: set[int] = set()
+        #: Whether the interpreter ends, and the event loop with it.
+        self.has_stopped = False
         # Clients that were not closed.
         self._clients: set[Client] = set()
 
@@ -80,6 +84,7 @@ class Loop:
         :param function: called without arguments, and awaited
         :param timeout: seconds; None is no bound
         :raises TimeoutError: if it takes longer; it is cancelled then
+        :raises ConnectionLost: if the interpreter is ending
         :raises RuntimeError: if this thread is in the middle of another call
         """
         thread = threading.get_ident()
@@ -89,11 +94,16 @@ class Loop:
                 "hyps.sync was called in the middle of another call, as in a signal handler; "
                 "let the handler set a flag, and call it later"
             )
+        if self.has_stopped:
+            raise ConnectionLost("the interpreter is ending")
         call = _Call(function, timeout)
         self._callers.add(thread)
         try:
             future: Future[Any] = self._start().start_task_soon(call.run)
             result: _T = future.result()
+        except CancelledError:
+            # The event loop has ended under the call.
+            raise ConnectionLost("the interpreter is ending") from None
         except TimeoutError:
             if timeout is None:
                 raise
@@ -154,6 +164,7 @@ class Loop:
         if self is not _loops.get(this_process()) or self._portal is None or self._context is None:
             return
         clients = list(self._clients)
+        self.has_stopped = True
 
         async def shut_down() -> None:
             with anyio.move_on_after(_FAREWELL_TIME):

@@ -62,7 +62,7 @@ class Subscription(Generic[Item_co]):
         if loop.is_here:
             # The garbage collector closes a generator in whatever thread it runs in.
             self._subscription.leave()
-        elif loop is get_loop():
+        elif loop is get_loop() and not loop.has_stopped:
             # In a forked child the subscription is the parent's.
             self._run(leave, self._own_timeout)
 
