@@ -74,7 +74,7 @@ class Loop:
         # The threads that are in a call.
         self._callers: set[int] = set()
         #: Whether the interpreter ends, and the event loop with it.
-        self.has_stopped = False
+        self.has_stopped: bool = False
         # Clients that were not closed.
         self._clients: set[Client] = set()
 
