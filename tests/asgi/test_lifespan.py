@@ -78,6 +78,29 @@ async def test_it_cannot_be_entered_twice_at_once(hyps_hub: MemoryHub) -> None:
             await run.__aenter__()
 
 
+async def test_it_cannot_be_entered_while_it_is_being_entered() -> None:
+    with MemoryHub() as hub:
+        hub.cut()
+        client = hyps.connect(hub.url, wait=True, reconnect_max_delay=0.001)
+        run = lifespan(client, wait=False)
+        async with anyio.create_task_group() as tasks:
+            entering = begin(tasks, run.__aenter__)
+            await wait_until(lambda: "cut off" in repr(client))
+            with pytest.raises(RuntimeError, match="entered already"):
+                await run.__aenter__()
+            hub.restore()
+            await entering.get()
+        await run.__aexit__(None, None, None)
+        # One that could not be entered can be entered later.
+        hub.cut()
+        run = lifespan(hyps.connect(hub.url), wait=False)
+        with pytest.raises(hyps.ConnectionRefused):
+            await run.__aenter__()
+        hub.restore()
+        async with run:
+            pass
+
+
 async def test_streams_end_at_the_signal_which_stays_the_servers(
     hyps_hub: MemoryHub, server_signals: list[int]
 ) -> None:

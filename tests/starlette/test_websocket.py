@@ -227,6 +227,18 @@ async def test_there_is_no_hub(client: hyps.Client) -> None:
     assert exchange.error is None
 
 
+@pytest.mark.parametrize("channels", [("room",), ("a\nb",)])
+async def test_a_user_who_has_left_before_the_answer(
+    client: hyps.Client, channels: tuple[str, ...]
+) -> None:
+    client.end_subscriptions()
+    async with opened(client.subscribe(*channels)) as exchange:
+        exchange.sent.close()
+        exchange.send(type="websocket.connect")
+        await exchange.ended.wait()
+    assert exchange.error is None
+
+
 async def test_a_user_who_reads_nothing_is_given_up(
     client: hyps.Client, hyps_hub: MemoryHub
 ) -> None:

@@ -287,6 +287,24 @@ client.publish("a", "")
     assert (done.returncode, done.stdout, done.stderr) == (0, "told\n", "")
 
 
+def test_leaving_in_the_middle_of_another_call(server: hyps.Server) -> None:
+    done = run_program(f"""
+import signal, hyps.sync
+client = hyps.sync.connect({server.urls[0]!r})
+subscription = client.subscribe("a").__enter__()
+# What a garbage collector may do at any moment.
+signal.signal(signal.SIGALRM, lambda *_: subscription.__exit__(None, None, None))
+with client.subscribe("b") as other:
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        other.receive(timeout=0.5)
+    except TimeoutError:
+        pass
+assert list(subscription) == []
+""")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_a_daemon_thread_that_reads_holds_nobody(server: hyps.Server) -> None:
     done = run_program(f"""
 import threading, hyps.sync

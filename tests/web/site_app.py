@@ -18,6 +18,8 @@ from hyps.starlette import EventSourceResponse, websocket
 
 logging.basicConfig(level=logging.INFO)
 client = hyps.connect(name=f"worker-{os.getpid()}", reconnect_max_delay=0.2)
+#: What users have said, as far as it is published or under way.
+said: list[str] = []
 SEND_TIMEOUT = float(os.environ.get("SEND_TIMEOUT", "30"))
 
 
@@ -29,7 +31,7 @@ def count_tasks() -> int:
 
 
 async def health(request: Request) -> Response:
-    return JSONResponse({"connected": client.connected, "tasks": count_tasks()})
+    return JSONResponse({"connected": client.connected, "tasks": count_tasks(), "said": len(said)})
 
 
 async def events(request: Request) -> Response:
@@ -56,6 +58,7 @@ async def chat(ws: WebSocket) -> None:
     room = f"room.{ws.path_params['room']}"
 
     async def say(text: str) -> None:
+        said.append(text)
         await client.publish(room, text)
 
     subscription = client.subscribe(room, gaps=True)

@@ -124,7 +124,7 @@ class Reconnector:
 
     @property
     def trouble(self) -> str | None:
-        """Why the client is not open, if it ever was."""
+        """Why the client is not open, if that is known."""
         if self.over is not None:
             # If there never was a connection, what prevented it says more.
             failure = None if self._was_open else self._reporter.trouble

@@ -34,7 +34,7 @@ class Disconnected:
 
     Each new reason why it cannot connect gives another event.
 
-    :param hub: URL of the hub that it had
+    :param hub: URL of the hub that it had, or the client's own if it has had none
     :param reason: in words
     """
 

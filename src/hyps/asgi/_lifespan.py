@@ -84,14 +84,18 @@ class Lifespan:
     async def __aenter__(self) -> Self:
         if self._stack is not None:
             raise RuntimeError("this lifespan is entered already")
-        async with AsyncExitStack() as stack:
+        stack = self._stack = AsyncExitStack()
+        try:
             if self._wait:
                 self._client.connect_nowait()
             else:
                 await self._client.connect()
             stack.push_async_callback(self._client.shutdown)
             await stack.enter_async_context(watch_for_stop(self._client.end_subscriptions))
-            self._stack = stack.pop_all()
+        except BaseException:
+            self._stack = None
+            await stack.aclose()
+            raise
         return self
 
     async def __aexit__(

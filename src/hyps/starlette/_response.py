@@ -54,8 +54,7 @@ class EventSourceResponse(Response):
     :param subscription: not entered; the response enters and leaves it
     :param encode: makes of each message and gap a ``str``, ``bytes``, an :class:`hyps.asgi.Event`,
         an iterable of these, or None to leave it out. By default a message is an event without a
-        name whose data is the
-        message as text, and a gap is the event ``gap`` whose data is JSON.
+        name whose data is the message as text, and a gap is the event ``gap`` whose data is JSON.
     :param ping: seconds without an event after which to send a comment
     :param retry: how long the browser waits before it connects again, in milliseconds
     :param send_timeout: seconds that the browser may take for what is sent. Then the response ends.

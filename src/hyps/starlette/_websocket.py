@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
@@ -114,11 +114,13 @@ async def websocket(
                 Feed(subscription, send_timeout, name_of(ws.scope))
             )
         except (InvalidChannel, PermissionDenied) as error:
-            await ws.close(_POLICY_VIOLATION, str(error)[:_MAX_REASON])
+            with suppress(*_GONE):
+                await ws.close(_POLICY_VIOLATION, str(error)[:_MAX_REASON])
             return
         except CannotBegin:
-            await ws.accept()
-            await ws.close(_TRY_AGAIN_LATER, "no hub")
+            with suppress(*_GONE):
+                await ws.accept()
+                await ws.close(_TRY_AGAIN_LATER, "no hub")
             return
         try:
             await ws.accept()
@@ -217,8 +219,5 @@ class _Talk:
             code, reason = _TRY_AGAIN_LATER, "too slow"
         else:
             code, reason = _SERVICE_RESTART, "the server stops"
-        with anyio.move_on_after(_CLOSE_TIMEOUT):
-            try:
-                await self._ws.close(code, reason)
-            except _GONE:
-                pass
+        with anyio.move_on_after(_CLOSE_TIMEOUT), suppress(*_GONE):
+            await self._ws.close(code, reason)

@@ -73,8 +73,8 @@ class Loop:
         self._loop: asyncio.AbstractEventLoop | None = None
         # The threads that are in a call.
         self._callers: set[int] = set()
-        #: Whether the interpreter ends, and the event loop with it.
-        self.has_stopped: bool = False
+        # Whether the interpreter ends, and the event loop with it.
+        self._has_stopped = False
         # Clients that were not closed.
         self._clients: set[Client] = set()
 
@@ -94,7 +94,7 @@ class Loop:
                 "hyps.sync was called in the middle of another call, as in a signal handler; "
                 "let the handler set a flag, and call it later"
             )
-        if self.has_stopped:
+        if self._has_stopped:
             raise ConnectionLost("the interpreter is ending")
         call = _Call(function, timeout)
         self._callers.add(thread)
@@ -122,11 +122,6 @@ class Loop:
             # The event loop may be closed.
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(function)
-
-    @property
-    def is_here(self) -> bool:
-        """Whether the caller runs in the event loop's own thread."""
-        return self._loop is not None and asyncio._get_running_loop() is self._loop
 
     # Clients
 
@@ -164,7 +159,7 @@ class Loop:
         if self is not _loops.get(this_process()) or self._portal is None or self._context is None:
             return
         clients = list(self._clients)
-        self.has_stopped = True
+        self._has_stopped = True
 
         async def shut_down() -> None:
             with anyio.move_on_after(_FAREWELL_TIME):

@@ -55,16 +55,10 @@ class Subscription(Generic[Item_co]):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        async def leave() -> None:
-            self._subscription.leave()
-
-        loop = self._connection.loop
-        if loop.is_here:
-            # The garbage collector closes a generator in whatever thread it runs in.
-            self._subscription.leave()
-        elif loop is get_loop() and not loop.has_stopped:
-            # In a forked child the subscription is the parent's.
-            self._run(leave, self._own_timeout)
+        # In a forked child the subscription is the parent's. Leaving waits for nothing, so that the
+        # garbage collector may do it too, in whatever thread and in the middle of another call.
+        if self._connection.loop is get_loop():
+            self._connection.loop.call_soon(self._subscription.leave)
 
     def __iter__(self) -> Self:
         return self
