@@ -49,11 +49,13 @@ class Grants:
     :param name: who it is, for the log
     :param subscribe: patterns of channels to subscribe
     :param publish: patterns of channels to publish in
+    :param admin: whether it may look at sessions and channels, see :mod:`hyps.ops`
     """
 
     name: str = ""
     subscribe: tuple[str, ...] = ()
     publish: tuple[str, ...] = ()
+    admin: bool = False
 
     def __post_init__(self) -> None:
         for what in ("subscribe", "publish"):

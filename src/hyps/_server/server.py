@@ -27,10 +27,11 @@ from .._net.listening import listen
 from .._net.pump import Pump
 from .._net.sockets import Transport
 from .._version import __version__
-from ..protocol import Broker, ClientProtocol, Limits, ServerProtocol
+from ..protocol import Broker, Limits, ServerProtocol
 from ..protocol._wire.registry import load_wires
+from .gate import CannotAuthenticate, Gate
 from .session import Session
-from .strangers import Penalties, Stranger, Strangers
+from .strangers import Stranger, Strangers
 
 if TYPE_CHECKING:
     import socket
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream, SocketListener
 
-    from .identity import Authenticate
+    from .identity import Authenticate, Credentials, Grants
 
 #: A hub that shuts down asks its clients to come back at this rate.
 _RECONNECTS_PER_SECOND: Final = 1_000
@@ -86,14 +87,6 @@ class Server(anyio.AsyncContextManagerMixin):
         ssl_context: ssl.SSLContext | None = None,
         limits: Limits | None = None,
     ) -> None:
-        if token == "":
-            raise ValueError("an empty token would let everybody in")
-        if token is not None and authenticate is not None:
-            raise ValueError("token and authenticate are two ways to let clients in: give one")
-        self._authenticate = authenticate
-        # For its errors: a token that no client could send is a mistake.
-        ClientProtocol(token=token)
-        self._token = None if token is None else token.encode()
         if not isinstance(port, int):
             raise TypeError(f"port must be an int, not {port!r}")
         if not 0 <= port <= 65_535:
@@ -117,7 +110,7 @@ class Server(anyio.AsyncContextManagerMixin):
         self._log = Log("hyps.server")
         self._strangers = Strangers(limits.max_strangers, limits.max_strangers_per_address)
         # A client gives up if it gets no answer within hello_timeout.
-        self._penalties = Penalties(limits.hello_timeout / 2)
+        self._gate = Gate(token, authenticate, limits.hello_timeout / 2, self._log)
         # Wakes _keep_house(), while that waits.
         self._chore: anyio.Event | None = None
         self._pumps: set[Pump[ServerProtocol]] = set()
@@ -162,12 +155,8 @@ class Server(anyio.AsyncContextManagerMixin):
 
     def _warn_if_open(self, addresses: Sequence[TCPAddress | UnixAddress]) -> None:
         """Warn if the hub lets in everybody who can reach this machine."""
-        asks = (
-            self._token is not None
-            or self._authenticate is not None
-            or (
-                self._ssl_context is not None and self._ssl_context.verify_mode == ssl.CERT_REQUIRED
-            )
+        asks = self._gate.asks or (
+            self._ssl_context is not None and self._ssl_context.verify_mode == ssl.CERT_REQUIRED
         )
         hosts = [each.host for each in addresses if isinstance(each, TCPAddress)]
         is_local = all(ipaddress.ip_address(host.partition("%")[0]).is_loopback for host in hosts)
@@ -287,6 +276,23 @@ class Server(anyio.AsyncContextManagerMixin):
         with anyio.fail_after(self._broker.limits.hello_timeout):
             return await _tls.wrap(stream, ssl_context, server_side=True)
 
+    async def admit(self, credentials: Credentials) -> Grants | None:
+        """Decide who a client is that comes another way than over a session.
+
+        A refusal comes later for each address that was refused before.
+
+        :param credentials: what it presents
+        :return: what it may do; None if it is refused
+        :raises TimeoutError: if nobody can tell now who it is; the log has the reason
+        """
+        try:
+            grants = await self._gate.admit(credentials, credentials.address or "local")
+        except CannotAuthenticate as error:
+            raise TimeoutError(str(error)) from None
+        if grants is None:
+            await anyio.sleep(self._gate.penalize(credentials.address, anyio.current_time()))
+        return grants
+
     async def handle(self, stream: ByteStream) -> None:
         """Serve one connection over any byte stream, and close the stream.
 
@@ -325,10 +331,8 @@ class Server(anyio.AsyncContextManagerMixin):
             number,
             peer,
             host=stranger.address,
-            token=self._token,
-            authenticate=self._authenticate,
+            gate=self._gate,
             certificate=transport.stream.extra(TLSAttribute.peer_certificate, None),
-            penalties=self._penalties,
             engine=engine,
             log=self._log,
             on_open=lambda: self._strangers.leave(stranger),

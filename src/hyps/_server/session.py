@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hmac
 from typing import TYPE_CHECKING
 
 from ..protocol import ErrorCode, Hello, PeerError, Refusal, RemoteProtocolError, State, Taken
-from .identity import Credentials, GrantedAccess, ask
+from .gate import BEARER, EVERYBODY, CannotAuthenticate
+from .identity import Credentials, GrantedAccess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from .._logs import Log
     from .._net.engine import Alarm, Engine
     from ..protocol import ClientEvent, ServerEvent, ServerProtocol
-    from .identity import Authenticate, Grants
-    from .strangers import Penalties
+    from .gate import Gate
+    from .identity import Grants
 
 
 class Session:
@@ -26,10 +26,8 @@ class Session:
     :param number: the session's, which no other one of this hub has
     :param peer: the client's address, as the log has it
     :param host: address of the client, by which the hub counts wrong tokens
-    :param token: the token that clients must present; None lets everybody in
-    :param authenticate: decides who the client is instead
+    :param gate: decides who the client is
     :param certificate: the client's, if it has one
-    :param penalties: the hub's, which delay the answer to a wrong token
     :param engine: gives the time and calls :meth:`tick`
     :param log: the hub's
     :param on_open: called when the session opens
@@ -38,19 +36,17 @@ class Session:
 
     __slots__ = (
         "_alarm",
-        "_authenticate",
         "_certificate",
         "_engine",
+        "_gate",
         "_host",
         "_log",
         "_number",
         "_on_open",
         "_peer",
-        "_penalties",
         "_protocol",
         "_refusals",
         "_resume",
-        "_token",
         "_why",
         "name",
     )
@@ -62,10 +58,8 @@ class Session:
         peer: str,
         *,
         host: str,
-        token: bytes | None,
-        authenticate: Authenticate | None,
+        gate: Gate,
         certificate: Mapping[str, Any] | None,
-        penalties: Penalties,
         engine: Engine,
         log: Log,
         on_open: Callable[[], object],
@@ -77,10 +71,8 @@ class Session:
         self._peer = peer
         self._protocol = protocol
         self._host = host
-        self._token = token
-        self._authenticate = authenticate
+        self._gate = gate
         self._certificate = certificate
-        self._penalties = penalties
         self._engine = engine
         self._log = log
         self._on_open = on_open
@@ -107,56 +99,46 @@ class Session:
             self._log.info("session %s: the client gave up: %s: %s", self.name, code, text)
 
     def _on_hello(self, hello: Hello) -> None:
-        token = self._token
-        if self._authenticate is not None:
-            self._engine.start_soon(self._identify, self._authenticate, hello)
-        elif token is None or hmac.compare_digest((hello.token or "").encode(), token):
-            self._open(hello, None)
-        else:
-            self._refuse_later(
-                "a token is required" if hello.token is None else "the token is wrong"
-            )
-
-    async def _identify(self, authenticate: Authenticate, hello: Hello) -> None:
-        """Find out who the client is, and open the session or refuse it."""
         credentials = Credentials(
             token=hello.token,
             certificate=self._certificate,
             address=self._host,
             client=hello.client,
         )
-        try:
-            grants = await ask(authenticate, credentials, self._protocol.limits.hello_timeout / 2)
-        except TimeoutError:
-            self._log.warning("session %s: refused: authenticating took too long", self.name)
-            self._refuse_now("the hub cannot authenticate clients now", ErrorCode.INTERNAL)
-        except Exception:
-            self._log.exception("session %s: authenticating failed", self.name)
-            self._refuse_now("the hub cannot authenticate clients now", ErrorCode.INTERNAL)
+        if self._gate.is_immediate:
+            self._decide(credentials, self._gate.admit_now(credentials))
         else:
-            if self._protocol.state is not State.GREETED:
-                return
-            if grants is None:
-                self._refuse_later("it is not known here")
-            else:
-                self._open(hello, grants)
-                self._resume()
+            self._engine.start_soon(self._identify, credentials)
 
-    def _open(self, hello: Hello, grants: Grants | None) -> None:
-        if grants is not None:
+    async def _identify(self, credentials: Credentials) -> None:
+        """Find out who the client is, and open the session or refuse it."""
+        try:
+            grants = await self._gate.admit(credentials, f"session {self.name}")
+        except CannotAuthenticate as error:
+            if self._protocol.state is State.GREETED:
+                self._protocol.refuse(str(error), ErrorCode.INTERNAL)
+            return
+        if self._protocol.state is State.GREETED:
+            self._decide(credentials, grants)
+            self._resume()
+
+    def _decide(self, credentials: Credentials, grants: Grants | None) -> None:
+        if grants is None:
+            self._refuse_later(self._gate.why_refused(credentials))
+        else:
+            self._open(credentials, grants)
+
+    def _open(self, credentials: Credentials, grants: Grants) -> None:
+        if grants not in (EVERYBODY, BEARER):
             self._protocol.access = GrantedAccess(grants)
         self._protocol.accept()
         if self._protocol.state is State.CLOSED:
             self._log.warning("session %s: refused (limit): there are as many as may be", self.name)
             return
-        who = [self._peer, hello.client, grants.name if grants is not None else ""]
+        who = [self._peer, credentials.client, grants.name]
         self.name = f"{self._number} ({', '.join(filter(None, who))})"
         self._log.debug("session %s: opened", self.name)
         self._on_open()
-
-    def _refuse_now(self, why: str, code: str) -> None:
-        if self._protocol.state is State.GREETED:
-            self._protocol.refuse(why, code)
 
     def _refuse_later(self, why: str) -> None:
         self._why = why
@@ -164,7 +146,7 @@ class Session:
         self._log.warning("session %s: refused: %s", self.name, self._why)
         # Only this client waits: nothing else of its address does.
         now = self._engine.clock.now()
-        delay = self._penalties.impose(self._host, now)
+        delay = self._gate.penalize(self._host, now)
         self._alarm = self._engine.watch(self, now + delay)
 
     async def tick(self) -> None:

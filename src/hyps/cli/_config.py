@@ -58,7 +58,7 @@ _OPTIONS: Final[dict[str, type]] = {
     "backend": str,
     "verbose": bool,
 }
-_CLIENT: Final = ("name", "token", "token_file", "token_sha256", "subscribe", "publish")
+_CLIENT: Final = ("name", "token", "token_file", "token_sha256", "subscribe", "publish", "admin")
 _KINDS: Final = {str: "a string", int: "an integer", bool: "true or false", dict: "a table"}
 
 
@@ -145,13 +145,20 @@ class _Reader:
         name = found.get("name", "")
         if not isinstance(name, str) or not name:
             self._fault(f"{place}.name", "expected the client's name, a string")
+        admin = found.get("admin", False)
+        self._is(f"{place}.admin", admin, bool)
         grants = None
         try:
             patterns = {
                 verb: tuple(self._read_texts(f"{place}.{verb}", found.get(verb, [])))
                 for verb in ("subscribe", "publish")
             }
-            grants = Grants(name=str(name), **patterns)
+            grants = Grants(
+                name=str(name),
+                subscribe=patterns["subscribe"],
+                publish=patterns["publish"],
+                admin=admin is True,
+            )
         except (TypeError, ValueError) as error:
             self._fault(place, str(error))
         digests = self._read_tokens(place, found)
