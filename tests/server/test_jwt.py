@@ -66,7 +66,7 @@ def sign(key: Any = ED, algorithm: str = "EdDSA", **changes: Any) -> str:
 
 
 def unsigned(**changes: Any) -> str:
-    return jwt.encode(claims(**changes), None, "none")
+    return jwt.encode(claims(**changes), "", "none")
 
 
 def url_of(server: hyps.Server, scheme: str) -> str:

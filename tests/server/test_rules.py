@@ -102,7 +102,7 @@ async def test_an_identity_that_is_removed_ends_and_gets_nothing_more(scheme: st
         assert len(server.broker.sessions) == 1
 
 
-async def wait_for_none(subscription: hyps.Subscription) -> bool:
+async def wait_for_none(subscription: hyps.Subscription[hyps.Message | hyps.Gap]) -> bool:
     with anyio.move_on_after(0):
         await subscription.receive()
         return False
