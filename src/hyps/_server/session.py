@@ -212,6 +212,10 @@ class Session:
 
     async def review(self) -> None:
         """Decide what the client may do by the rules of now, which have changed."""
+        if self._protocol.state is State.GREETED and self._alarm is not None:
+            # It was about to be told that it is refused.
+            self._drop_alarm()
+            await self._identify()
         if self._protocol.state not in _OPENED:
             return
         try:
