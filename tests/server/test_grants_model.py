@@ -40,7 +40,11 @@ class Allowed:
     publish: tuple[str, ...]
 
 
-tables = st.dictionaries(st.sampled_from(CLIENTS), st.builds(Allowed, patterns, patterns))
+allowed = st.builds(Allowed, patterns, patterns)
+tables = st.one_of(
+    st.fixed_dictionaries(dict.fromkeys(CLIENTS, allowed)),
+    st.dictionaries(st.sampled_from(CLIENTS), allowed),
+)
 clients = st.sampled_from(CLIENTS)
 channels = st.sampled_from(CHANNELS)
 steps = st.lists(
@@ -147,6 +151,9 @@ class World:
             case ("reload", table):
                 self.tables.append(table)
                 await self.server.set_authentication(authenticate=Table(table))
+                # Whoever still may publishes everywhere.
+                for name in CLIENTS:
+                    await self.do(("publish_many", name))
 
     def leave(self, name: str, channel: str) -> None:
         subscription = self.subscriptions.pop((name, channel), None)
@@ -168,6 +175,8 @@ async def live(scheme: str, script: list[tuple[Any, ...]]) -> None:
             await client.connect()
             stack.push_async_callback(client.shutdown)
             world.clients[name] = client
+            for channel in CHANNELS:
+                await world.do(("subscribe", name, channel))
         with anyio.fail_after(PATIENCE):
             for step in script:
                 await world.do(step)
