@@ -49,6 +49,7 @@ nox.options.sessions = [
     "coverage",
     "web",
     *(["browser"] if CHROMIUM else []),
+    "deploy",
     "docs",
     "readme",
 ]
@@ -97,6 +98,13 @@ def browser(session: nox.Session) -> None:
 
 
 @nox.session(python=NEWEST)
+def deploy(session: nox.Session) -> None:
+    """Let the tools that read them check the files in deploy/."""
+    session.install(".[ops,jwt]", *nox.project.dependency_groups(PROJECT, "deploy"))
+    session.run("pytest", "-q", "tests/deploy", *session.posargs)
+
+
+@nox.session(python=NEWEST)
 def docs(session: nox.Session) -> None:
     """Build the documentation, to build/docs: warnings are errors."""
     session.install(".[http2,starlette]", *nox.project.dependency_groups(PROJECT, "docs"))
@@ -130,10 +138,11 @@ def types(session: nox.Session) -> None:
 @nox.session(python=NEWEST)
 def bench(session: nox.Session) -> None:
     """Measure the speed, beside Redis and NATS where they are installed: -- --quick."""
-    session.install(".", *nox.project.dependency_groups(PROJECT, "bench"))
+    session.install(".[http2]", *nox.project.dependency_groups(PROJECT, "bench"))
     quick = ["--quick"] if "--quick" in session.posargs else []
     session.run("python", "-m", "benchmarks.count")
     session.run("python", "-m", "benchmarks.core", *quick)
+    session.run("python", "-m", "benchmarks.memory", *quick)
     session.run("python", "-m", "benchmarks.end_to_end", *session.posargs)
 
 
