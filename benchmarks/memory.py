@@ -7,6 +7,7 @@ memory that was freed once is not seen when it is taken again. On Linux only.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import platform
 import socket
@@ -56,14 +57,14 @@ class Scale:
 class Row:
     """What one thing costs.
 
-    :param bytes: memory of the hub's process for each; None where nothing stays
+    :param bytes: memory of the hub's process for each; not a number where nothing stays
     :param seconds: of the hub's processor time for each
     :param ratio: that, by what the first of its kind needs; 0 where it says nothing
     :param is_part: whether it is no number of bytes, but by how many are counted
     """
 
     what: str
-    bytes: float | None
+    bytes: float
     seconds: float = 0.0
     ratio: float = 0.0
     is_part: bool = False
@@ -71,7 +72,7 @@ class Row:
     def cells(self) -> tuple[str, str, str, str]:
         """Give what a table has of it."""
         memory = ""
-        if self.bytes is not None:
+        if not math.isnan(self.bytes):
             memory = f"{self.bytes:.2f}x" if self.is_part else f"{self.bytes:,.0f} B"
         return self.what, "", memory, f"{self.ratio:.1f}x" if self.ratio else ""
 
@@ -259,7 +260,7 @@ async def _deliver(hub: _Hub, scale: Scale, what: str, window: int) -> Row:
             left = window
             while left:
                 left -= len(await subscription.receive_many())
-        return replace(await hub.row(what, count * window), bytes=None)
+        return replace(await hub.row(what, count * window), bytes=math.nan)
 
 
 async def measure_deliveries(scale: Scale) -> list[Row]:

@@ -11,12 +11,16 @@ import tomllib
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import trustme
 from support.pages import find
 from support.processes import HYPS, TIMEOUT
 from support.programs import needs_module, needs_program
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -90,18 +94,33 @@ def configurations() -> dict[str, str]:
     return found
 
 
+@pytest.fixture
+def secrets(tmp_path: Path) -> Callable[[str], Path]:
+    """Stands in for the files that a configuration names: a certificate, its key, and tokens."""
+    issued = trustme.CA().issue_cert("hub.example")
+
+    def make(name: str) -> Path:
+        path = tmp_path / name.strip("/").replace("/", "-")
+        if name.endswith(".crt"):
+            issued.cert_chain_pems[0].write_to_path(str(path))
+        elif name.endswith(".key"):
+            issued.private_key_pem.write_to_path(str(path))
+        else:
+            path.write_text(f"the token {name}")
+        return path
+
+    return make
+
+
 @needs_module("yaml")
-def test_configurations_are_sound(tmp_path: Path) -> None:
+def test_configurations_are_sound(tmp_path: Path, secrets: Callable[[str], Path]) -> None:
     found = {**configurations(), "the guide": find("text", "# /etc/hyps/hyps.toml\n")}
     assert len(found) == 5
     for name, text in found.items():
-        # Files of secrets are elsewhere, each with a token of its own.
-        for number, file in enumerate(re.findall(r'"(/(?:run|etc)/[^"]+)"', text)):
-            secret = tmp_path / f"secret-{number}"
-            secret.write_text(f"token {number}")
-            text = text.replace(f'"{file}"', f'"{secret}"')
         path = tmp_path / "hyps.toml"
-        path.write_text(text)
+        path.write_text(
+            re.sub(r'"(/(?:run|etc)/[^"]+)"', lambda match: f'"{secrets(match[1])}"', text)
+        )
         done = subprocess.run(
             [*HYPS, "serve", "--config", str(path), "--check-config"],
             capture_output=True,
