@@ -12,11 +12,12 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.request import urlopen
 
 import pytest
 import trustme
-from support.pages import find
-from support.processes import HYPS, TIMEOUT
+from support.pages import find, free_port
+from support.processes import HYPS, TIMEOUT, serving
 from support.programs import needs_module, needs_program
 
 if TYPE_CHECKING:
@@ -189,6 +190,18 @@ def test_compose() -> None:
     assert f"{folder}/hyps.json" in targets
 
 
+def test_the_health_check_of_the_image() -> None:
+    text = (DEPLOY / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    [listed] = re.findall(r"^HEALTHCHECK (?:.*\\\n)+\s*CMD (\[.*\])$", text, re.MULTILINE)
+    python, *arguments = json.loads(listed)
+    assert python == "python"
+    port = free_port()
+    check = [argument.replace(":8788", f":{port}") for argument in arguments]
+    with serving("--http", f"127.0.0.1:{port}"):
+        succeed(sys.executable, *check)
+    assert run(sys.executable, *check).returncode == 1
+
+
 # systemd
 
 
@@ -289,6 +302,23 @@ def test_prometheus_reads_its_files() -> None:
 def test_the_alerts_fire_when_they_must() -> None:
     told = succeed("promtool", "test", "rules", "alerts_test.yml", cwd=DEPLOY / "prometheus")
     assert "SUCCESS" in told
+
+
+@needs_program("promtool")
+def test_a_hub_tells_what_alerts_and_dashboard_ask_for() -> None:
+    port = free_port()
+    with serving("--http", f"127.0.0.1:{port}"):
+        # The first request is not among those that it counts.
+        for _ in range(2):
+            with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=TIMEOUT) as answer:
+                text = answer.read().decode()
+    told = set(re.findall(r"^(\w+)[{ ]", text, re.MULTILINE))
+    assert METRICS | OTHERS - {"up"} <= told
+    assert {name for name in told if name.startswith("hyps_")} <= METRICS
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=text, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def alerts() -> list[dict[str, Any]]:
