@@ -138,11 +138,10 @@ def types(session: nox.Session) -> None:
 @nox.session(python=NEWEST)
 def bench(session: nox.Session) -> None:
     """Measure the speed, beside Redis and NATS where they are installed: -- --quick."""
-    session.install(".[http2]", *nox.project.dependency_groups(PROJECT, "bench"))
+    session.install(".", *nox.project.dependency_groups(PROJECT, "bench"))
     quick = ["--quick"] if "--quick" in session.posargs else []
     session.run("python", "-m", "benchmarks.count")
     session.run("python", "-m", "benchmarks.core", *quick)
-    session.run("python", "-m", "benchmarks.memory", *quick)
     session.run("python", "-m", "benchmarks.end_to_end", *session.posargs)
 
 
