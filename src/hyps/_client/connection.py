@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .._errors import ErrorFactory
     from .._net.sockets import Transport
-    from ..protocol import ClientEvent, RemoteProtocolError, ServerEvent
+    from ..protocol import ClientEvent, Pong, RemoteProtocolError, ServerEvent
     from ..protocol._records.layout import Data
 
 
@@ -122,6 +122,9 @@ class Connection:
         self._answered = 0
         self._room_waiters: deque[Waiter] = deque()
         self._reminder: _Reminder | None = None
+        # Those who wait for the PONG of the PING that is out.
+        self._pings: list[Answer] = []
+        self._round_trip = 0.0
 
     # Lifetime
 
@@ -171,6 +174,7 @@ class Connection:
         self._answered = self._last_operation
         while self._answers:
             self._answers.popleft().come(self._over)
+        self._end_pings(self._over)
 
     def remind(self, call: Callable[[], None], seconds: float) -> None:
         """Call something later, once however often this is called, unless the connection ends."""
@@ -280,6 +284,40 @@ class Connection:
     def publish_unawaited(self, channel: str, data: Data) -> None:
         """Publish, and leave the answer to ``flush()``."""
         self._unawaited = self.note_and_flush(self.protocol.publish(channel, data))
+
+    # PING
+
+    async def ping(self) -> float:
+        """Wait for a PONG, of a PING that is sent now unless one is out.
+
+        :return: the seconds that it took
+        """
+        answer = Answer(0, self._new_waiter(), is_own=True)
+        self.protocol.ping(self._engine.clock.now())
+        self._engine.flush()
+        self._pings.append(answer)
+        try:
+            await answer.waiter
+        finally:
+            if answer in self._pings:
+                self._pings.remove(answer)
+        if answer.error is not None:
+            raise answer.error()
+        return self._round_trip
+
+    def on_pong(self, pong: Pong) -> float:
+        """Tell those who wait for it.
+
+        :return: the seconds that it took
+        """
+        self._round_trip = self._engine.clock.now() - pong.pinged_at
+        self._end_pings(None)
+        return self._round_trip
+
+    def _end_pings(self, error: ErrorFactory | None) -> None:
+        pings, self._pings = self._pings, []
+        for ping in pings:
+            ping.come(error)
 
     # The bound of the backlog
 

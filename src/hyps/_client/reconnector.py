@@ -34,6 +34,7 @@ from ..protocol import (
     HypsError,
     Messages,
     PeerError,
+    Pong,
     Refusal,
     Rejected,
     State,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from .inbox import Inbox
     from .settings import Settings
     from .status import Status
+    from .totals import Totals
 
 #: A hub restores at least as many channels in a second.
 _RESTORES_PER_SECOND: Final = 10_000
@@ -69,11 +71,17 @@ class Reconnector:
 
     :param settings: how to connect
     :param status: learns of each change
+    :param totals: counts for all connections of the client
     :param is_in_background: no caller waits who could be told that there is no hub
     """
 
     def __init__(
-        self, settings: Settings, status: Status, *, is_in_background: bool = False
+        self,
+        settings: Settings,
+        status: Status,
+        totals: Totals,
+        *,
+        is_in_background: bool = False,
     ) -> None:
         self._settings = settings
         self._is_in_background = is_in_background
@@ -104,8 +112,9 @@ class Reconnector:
         self.routes = Routes()
         #: The first error of operations that nobody awaits.
         self.unheard = Unheard()
+        self._totals = totals
         #: Counts losses for the log.
-        self.losses = LossLog(self.log, self._remind_of_losses)
+        self.losses = LossLog(self.log, self._remind_of_losses, totals)
         self._attempt: Attempt | None = None
         #: The connection, if operations can begin on it.
         self.open_connection: Connection | None = None
@@ -116,6 +125,11 @@ class Reconnector:
         return None if self._attempt is None else self._attempt.connection
 
     # Lifetime
+
+    @property
+    def url(self) -> str:
+        """URL of the hub that it connects to, or is connected to."""
+        return self._url
 
     @property
     def is_open(self) -> bool:
@@ -306,6 +320,8 @@ class Reconnector:
             self._write_losses()
         finally:
             self._attempt = None
+            if attempt.connection is not None:
+                self._totals.end(attempt.connection.protocol)
 
     @property
     def _hub(self) -> str:
@@ -339,6 +355,7 @@ class Reconnector:
         attempt.opened_at = anyio.current_time()
         self._backoff.note_open()
         self._write_losses()
+        self._totals.reconnects += self._was_open
         self._reporter.opened(self._url)
         self._decided.set()
 
@@ -411,6 +428,9 @@ class Reconnector:
                     self._open(self._attempt)
             case Rejected(operation, refusals):
                 self._on_rejected(operation, refusals)
+            case Pong():
+                if self.connection is not None:
+                    self._totals.round_trip = self.connection.on_pong(event)
             case Gap():
                 self.losses.note(event)
                 self.routes.miss(event)
@@ -431,6 +451,7 @@ class Reconnector:
         attempt, connection = self._attempt, self.connection
         assert attempt is not None
         assert connection is not None
+        self._totals.begin(connection.protocol)
         operation = self.routes.restore(connection.protocol, welcome)
         attempt.restoring = connection.note_and_flush(operation)
         if operation is None:

@@ -89,6 +89,16 @@ class Welcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Pong:
+    """The hub answered the PING that was out, see :meth:`ClientProtocol.ping`.
+
+    :param pinged_at: when that one was sent, on the clock of ``ping()`` and ``tick()``
+    """
+
+    pinged_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Acked:
     """The hub carried out operations.
 
@@ -228,5 +238,7 @@ class Closed:
     clean: bool
 
 
-ClientEvent = Welcome | Acked | Rejected | Lost | Messages | Gap | GoingAway | PeerError | Closed
+ClientEvent = (
+    Welcome | Pong | Acked | Rejected | Lost | Messages | Gap | GoingAway | PeerError | Closed
+)
 ServerEvent = Hello | Taken | PeerError | Closed

@@ -7,27 +7,35 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from .._callbacks import nothing
 from .._records.encoding import encode_channels, pack_chunks, pairs
-from .._records.layout import contents, decode_channel, pack
+from .._records.layout import decode_channel, pack
 from .._records.position import MAX_COUNT, is_position, parse_position
 from .._records.runs import Run, join
-from .._records.scanning import cut, find_runs, scan
+from .._records.scanning import cut, find_runs
 from .._wire.frames import Kind
-from .._wire.handshake import decode_goaway, decode_welcome, encode_hello
+from .._wire.handshake import decode_goaway, decode_welcome, encode_hello, is_text
 from .._wire.native import NativeWire
 from ..errors import RemoteProtocolError
-from ..events import Acked, Gap, GapReason, GoingAway, Hello, Lost, Messages, Rejected, Welcome
-from ..limits import (
-    MAX_OPENING_FRAME,
-    Limits,
+from ..events import (
+    Acked,
+    Gap,
+    GapReason,
+    GoingAway,
+    Hello,
+    Lost,
+    Messages,
+    Pong,
+    Rejected,
+    Welcome,
 )
-from .cursors import Cursor, answer_for, find_granted, fresh
+from ..limits import MAX_OPENING_FRAME, Limits
+from .cursors import Cursor, answer_for, each_record, find_granted, fresh
 from .endpoint import Endpoint
 from .operations import Operation, Operations
 from .requests import Requests
 from .states import CLIENT_RECEIVES, State, Step, make_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from .._records.layout import Data
     from .._records.runs import Batch, Message
@@ -37,18 +45,7 @@ if TYPE_CHECKING:
 #: Stands for a channel without a SUBSCRIBE under way.
 _NOT_JOINING: Final = (math.inf, 0, b"")
 
-
-def _is_text(text: str) -> bool:
-    # The original error quotes the text, which may be a token, so no other may have it as a
-    # context.
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-_ClientOnly = Welcome | Acked | Rejected | Lost | Messages | Gap | GoingAway
+_ClientOnly = Welcome | Pong | Acked | Rejected | Lost | Messages | Gap | GoingAway
 
 
 class ClientProtocol(Endpoint[_ClientOnly]):
@@ -86,6 +83,8 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         self._requests = Requests(wire, on_output)
         super().__init__(limits or Limits(), wire, self._requests, features)
         self._welcome: Welcome | None = None
+        #: How many records of PUBLISH have an answer.
+        self.published: int = 0
         self._operations = Operations()
         # The channels whose messages the client hands out. It ignores messages that arrive for a
         # channel after its UNSUBSCRIBE was queued.
@@ -99,7 +98,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         hello = encode_hello(Hello(client, token, self._features))
         if len(hello) >= MAX_OPENING_FRAME:
             raise ValueError("the token is too long")
-        if not _is_text(token or ""):
+        if not is_text(token or ""):
             raise ValueError("the token has no UTF-8 form")
         self._output.put_urgent(Kind.HELLO, hello)
 
@@ -212,6 +211,20 @@ class ClientProtocol(Endpoint[_ClientOnly]):
             self._joining.pop(channel, None)
         return operation
 
+    def ping(self, now: float) -> None:
+        """Send a PING, unless one has no answer yet. :class:`Pong` tells when the answer is here.
+
+        :param now: seconds on the clock that :meth:`tick` is told
+        :raises LocalProtocolError: if the state does not allow it
+        """
+        self._check_open("ping()")
+        self._heartbeat.ping(now, self._send_ping)
+
+    @property
+    def welcome(self) -> Welcome | None:
+        """What the hub said when it opened the session; None before."""
+        return self._welcome
+
     def position(self, channel: str) -> bytes | None:
         """Return a channel's position, after everything that the client has handed out.
 
@@ -303,11 +316,14 @@ class ClientProtocol(Endpoint[_ClientOnly]):
 
         :param held: see :class:`Refusal`
         """
-        if not codes:
+        count = len(codes)
+        if not count:
             raise RemoteProtocolError(f"{kind.name}: no codes")
-        if len(codes) > self.in_flight:
+        if count > self.in_flight:
             raise RemoteProtocolError(f"{kind.name}: answers what was not sent")
-        self._output.credit += len(codes)
+        self._output.credit += count
+        if kind is Kind.PUBLISH_ACK:
+            self.published += count
         self._operations.answer(kind, codes, self._events.append, held)
         if self._output or self._state is not State.OPEN:
             # There is credit again, or nothing is left to wait for.
@@ -469,7 +485,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
                 self._events.append(Messages(batches))
 
     def _on_gap(self, body: bytes) -> None:
-        for name, position in _each_record(body):
+        for name, position in each_record(body):
             channel = self._channels.get(name)
             if not self.counts_losses:
                 # The wire itself has left out a message that is too large for this client.
@@ -480,6 +496,10 @@ class ClientProtocol(Endpoint[_ClientOnly]):
             generation, count = parse_position(position)
             if channel is not None:
                 self._on_position(channel.own(name, self._channels), generation, count, "hub")
+
+    def _on_pong(self, body: bytes) -> None:
+        super()._on_pong(body)
+        self._events.append(Pong(self._heartbeat.pinged_at))
 
     def _on_goaway(self, body: bytes) -> None:
         self._events.append(decode_goaway(body))
@@ -503,19 +523,8 @@ class ClientProtocol(Endpoint[_ClientOnly]):
             Kind.MESSAGES: _on_messages,
             Kind.GAP: _on_gap,
             Kind.PING: Endpoint._on_ping,
-            Kind.PONG: Endpoint._on_pong,
+            Kind.PONG: _on_pong,
             Kind.GOAWAY: _on_goaway,
             Kind.ERROR: Endpoint._on_error,
         },
     )
-
-
-def _each_record(body: bytes) -> Iterator[tuple[bytes, bytes]]:
-    if not body:
-        raise RemoteProtocolError("a frame without records")
-    position = 0
-    for name, stop, count in scan(body):
-        decode_channel(name)
-        for content in contents(body, position, count, name):
-            yield name, content
-        position = stop
