@@ -168,7 +168,8 @@ async def test_what_the_hub_said(client: hyps.Client) -> None:
 async def test_ping(client: hyps.Client) -> None:
     assert client.stats().round_trip is None
     seconds = await client.ping()
-    assert 0 <= seconds < 30
+    # Finer than the milliseconds of some event loops.
+    assert 0 < seconds < 30
     assert client.stats().round_trip == seconds
 
 

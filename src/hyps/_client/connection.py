@@ -5,6 +5,7 @@ Subscriptions and all else that outlives a connection are in :mod:`hyps._client.
 
 from __future__ import annotations
 
+import time
 from bisect import insort
 from collections import deque
 from operator import attrgetter
@@ -124,6 +125,8 @@ class Connection:
         self._reminder: _Reminder | None = None
         # Those who wait for the PONG of the PING that is out.
         self._pings: list[Answer] = []
+        # When the last PING on demand was sent: on the connection's clock, and on a finer one.
+        self._pinged = (0.0, 0.0)
         self._round_trip = 0.0
 
     # Lifetime
@@ -293,8 +296,10 @@ class Connection:
         :return: the seconds that it took
         """
         answer = Answer(0, self._new_waiter(), is_own=True)
-        self.protocol.ping(self._engine.clock.now())
-        self._engine.flush()
+        now = self._engine.clock.now()
+        if self.protocol.ping(now):
+            self._pinged = (now, time.perf_counter())
+            self._engine.flush()
         self._pings.append(answer)
         try:
             await answer.waiter
@@ -310,7 +315,12 @@ class Connection:
 
         :return: the seconds that it took
         """
-        self._round_trip = self._engine.clock.now() - pong.pinged_at
+        pinged_at, exactly = self._pinged
+        if pong.pinged_at == pinged_at:
+            # uvloop's clock counts milliseconds, and some hubs are nearer than that.
+            self._round_trip = time.perf_counter() - exactly
+        else:
+            self._round_trip = self._engine.clock.now() - pong.pinged_at
         self._end_pings(None)
         return self._round_trip
 

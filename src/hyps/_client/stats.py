@@ -21,7 +21,8 @@ class ClientStats:
     :param url: URL of the hub that it is connected to; None without a connection
     :param reconnects: how often it had a connection again after it had lost one
     :param round_trip: seconds from the last PING that the hub has answered to its answer: by
-        :meth:`Client.ping`, or by the heartbeat of a quiet connection. None before the first one.
+        :meth:`Client.ping`, or by the heartbeat of a quiet connection, which with uvloop tells
+        whole milliseconds. None before the first one.
     :param subscriptions: subscriptions that are entered and have not ended
     :param channels: channels that they hold, each counted once
     :param buffered: messages that wait in their buffers to be read

@@ -428,9 +428,9 @@ def test_second_pong_to_one_ping_is_a_violation(open_end: Callable[[], End]) -> 
 def test_ping_on_demand_is_the_one_that_is_out() -> None:
     client = client_of_that_heartbeat()
     client.tick(0)
-    client.ping(4)
+    assert client.ping(4)
     [ping] = pings(client)
-    client.ping(5)
+    assert not client.ping(5)
     assert pings(client) == []
     # The heartbeat needs no other one: the hub is as silent as if this were its own.
     assert client.tick(10) == 20

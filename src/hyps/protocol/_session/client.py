@@ -211,14 +211,15 @@ class ClientProtocol(Endpoint[_ClientOnly]):
             self._joining.pop(channel, None)
         return operation
 
-    def ping(self, now: float) -> None:
+    def ping(self, now: float) -> bool:
         """Send a PING, unless one has no answer yet. :class:`Pong` tells when the answer is here.
 
         :param now: seconds on the clock that :meth:`tick` is told
+        :return: whether it sends one
         :raises LocalProtocolError: if the state does not allow it
         """
         self._check_open("ping()")
-        self._heartbeat.ping(now, self._send_ping)
+        return self._heartbeat.ping(now, self._send_ping)
 
     @property
     def welcome(self) -> Welcome | None:
@@ -241,9 +242,8 @@ class ClientProtocol(Endpoint[_ClientOnly]):
     @property
     def in_flight(self) -> int:
         """How many records are on their way and have no answer yet."""
-        return (
-            0 if self._welcome is None else int(self._welcome.max_in_flight - self._output.credit)
-        )
+        welcome = self._welcome
+        return 0 if welcome is None else int(welcome.max_in_flight - self._output.credit)
 
     @property
     def unanswered(self) -> int:

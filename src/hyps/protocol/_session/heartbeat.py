@@ -78,17 +78,20 @@ class Heartbeat:
         self._overdue = False
         self._unfinished: _Unfinished | None = None
 
-    def ping(self, now: float, send: Callable[[bytes], object]) -> None:
+    def ping(self, now: float, send: Callable[[bytes], object]) -> bool:
         """Send a PING, unless one is out: there is one at most.
 
         :param send: sends a PING with this body
+        :return: whether it did
         """
-        if not self._ping_is_out:
-            self._ping += 1
-            self._ping_is_out = True
-            self._before_ping = self.handed
-            self.pinged_at = now
-            send(self._ping.to_bytes(8, "big"))
+        if self._ping_is_out:
+            return False
+        self._ping += 1
+        self._ping_is_out = True
+        self._before_ping = self.handed
+        self.pinged_at = now
+        send(self._ping.to_bytes(8, "big"))
+        return True
 
     def take_pong(self, body: bytes) -> bool:
         """Tell whether a PONG answers the PING that is out."""
