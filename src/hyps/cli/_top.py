@@ -15,7 +15,7 @@ from anyio import to_thread
 from ._common import backend_option, is_installed, run_client, token_option
 from ._output import stdout
 from ._terminal import Terminal
-from ._top_source import SORTS, NoAnswer, Snapshot, Source
+from ._top_source import SORTS, NoAnswer, Refused, Snapshot, Source
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -157,6 +157,11 @@ class _Live:
                 self._trouble = ""
             except NoAnswer as error:
                 self._trouble = f"no hub at {self._source.url}: {error}; trying on"
+            except click.ClickException as error:
+                # Something else may answer while a hub is being replaced.
+                if self._snapshot is None or isinstance(error, Refused):
+                    raise
+                self._trouble = f"{error.message}; trying on"
             self._changed.set()
             with anyio.move_on_after(self._interval):
                 await self._asked.wait()

@@ -39,6 +39,10 @@ class Rates:
         return _number(self._rates, name)
 
 
+class Refused(click.ClickException):
+    """The hub does not let this program look."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hub:
     """What a hub tells of itself."""
@@ -161,7 +165,7 @@ class Source:
         self._port = port
         self._path = parts.path.rstrip("/")
         self._is_secure = parts.scheme == "https"
-        self._headers = {"Accept": "application/json", "Connection": "close"}
+        self._headers = {"Accept": "application/json"}
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
 
@@ -171,7 +175,8 @@ class Source:
         :param sort: one of :data:`SORTS`
         :param limit: how many sessions, at most
         :raises NoAnswer: if there is no answer now
-        :raises click.ClickException: if the hub refuses, or is none
+        :raises Refused: if the token is not one that may look
+        :raises click.ClickException: if this is no hub
         """
         kind = http.client.HTTPSConnection if self._is_secure else http.client.HTTPConnection
         connection = kind(self._host, self._port, timeout=_TIMEOUT)
@@ -193,7 +198,7 @@ class Source:
     def _read(self, status: int, body: bytes) -> Snapshot:
         if status in (401, 403):
             hint = "" if "Authorization" in self._headers else " (--token, or HYPS_TOKEN)"
-            raise click.ClickException(f"{self.url} refused{hint}: {_reason(status, body)}")
+            raise Refused(f"{self.url} refused{hint}: {_reason(status, body)}")
         if status >= 500:
             raise NoAnswer(_reason(status, body))
         if status != 200:

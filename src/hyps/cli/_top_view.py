@@ -114,8 +114,8 @@ def _head(hub: Hub, width: int) -> list[Text]:
         f"hyps {one_line(hub.version)}",
         one_line(hub.state),
         f"up {duration(hub.uptime)}",
-        f"{count(hub.sessions)} sessions",
-        f"{count(hub.channels)} channels",
+        _many(hub.sessions, "session"),
+        _many(hub.channels, "channel"),
         f"{count(hub.missed)} missed",
         f"{count(hub.queued)}B queued",
     ]
@@ -234,3 +234,7 @@ def duration(seconds: float) -> str:
     if whole < 86_400:
         return f"{whole // 3_600}h{whole // 60 % 60:02}m"
     return f"{whole // 86_400}d{whole // 3_600 % 24:02}h"
+
+
+def _many(number: int, what: str) -> str:
+    return f"{count(number)} {what}{'' if number == 1 else 's'}"
