@@ -14,6 +14,7 @@ from ._version import __version__ as __version__
 if TYPE_CHECKING:
     from ._client.client import Client as Client
     from ._client.connecting import connect as connect
+    from ._client.stats import ClientStats as ClientStats
     from ._client.status import Connected as Connected
     from ._client.status import ConnectionEvent as ConnectionEvent
     from ._client.status import Disconnected as Disconnected
@@ -45,6 +46,7 @@ __all__ = (
     "AuthenticationFailed",
     "CannotListen",
     "Client",
+    "ClientStats",
     "Connected",
     "ConnectionEvent",
     "ConnectionLost",
@@ -88,6 +90,7 @@ _HOMES = {
     ),
     "_server.identity": ("Credentials", "Grants"),
     "_server.server": ("Server", "serve"),
+    "_client.stats": ("ClientStats",),
     "_client.status": (
         "Connected",
         "ConnectionEvent",

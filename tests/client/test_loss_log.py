@@ -12,6 +12,7 @@ from hyps import Gap
 from hyps._client.buffer import make_buffer
 from hyps._client.inbox import Inbox
 from hyps._client.losses import LossLog
+from hyps._client.totals import Totals
 from hyps._logs import Log
 from hyps.protocol import Run, encode
 from hyps.testing import MemoryHub
@@ -37,7 +38,9 @@ class Scene:
         self.time = Time()
         self._caplog = caplog
         self._reminder: float | None = None
-        self.losses = LossLog(Log("hyps.client", self.time.now), self._remind, self.time.now)
+        self.losses = LossLog(
+            Log("hyps.client", self.time.now), self._remind, Totals(), self.time.now
+        )
 
     def _remind(self) -> None:
         if self._reminder is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import select
@@ -17,6 +18,7 @@ from support.pages import (
     CURL_LISTEN,
     CURL_PUBLISH,
     PAGES,
+    PING,
     PUB,
     ROOT,
     SERVE,
@@ -72,6 +74,23 @@ def test_commands(env: dict[str, str]) -> None:
         output, _ = sub.communicate(timeout=TIMEOUT)
         assert output.splitlines() == ["news: hello", "news: from a pipe"]
         assert sub.returncode == 0
+
+
+def test_how_a_hub_is(env: dict[str, str]) -> None:
+    with started(SERVE, env, "listening at"):
+        done = subprocess.run(
+            ["bash", "-e", "-c", PING], env=env, capture_output=True, text=True, timeout=TIMEOUT
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+    *answers, summary, told = done.stdout.splitlines()
+    assert len(answers) == 3
+    assert summary.startswith("3 sent, 3 answered, 0 lost")
+    page = (ROOT / "docs" / "guides" / "command-line.md").read_text("utf-8")
+    [rows] = re.findall(
+        r"^\| key of `hyps info --json`.*\n\|[-|]+\n((?:\|.*\n)+)", page, re.MULTILINE
+    )
+    keys = [key for row in rows.splitlines() for key in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert keys == list(json.loads(told))
 
 
 def test_bench(env: dict[str, str]) -> None:

@@ -11,6 +11,7 @@ NAMES = {
     "AuthenticationFailed",
     "CannotListen",
     "Client",
+    "ClientStats",
     "Connected",
     "ConnectionEvent",
     "ConnectionLost",
@@ -43,6 +44,7 @@ ERRORS = sorted(
     NAMES
     - {
         "Client",
+        "ClientStats",
         "Connected",
         "ConnectionEvent",
         "Credentials",

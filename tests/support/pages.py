@@ -66,10 +66,11 @@ SPEED = find("sh", ".venv/bin/pip install nox && .venv/bin/nox -s bench")
 SERVE = find("sh", "hyps serve")
 SUB = find("sh", "hyps sub")
 PUB = find("sh", "hyps pub")
+PING = find("sh", "hyps ping")
 BENCH = find("sh", "hyps bench")
 CURL_LISTEN = find("sh", "curl")
 CURL_PUBLISH = find("sh", "printf")
-COMMANDS = {DEMO, TESTS, SPEED, SERVE, SUB, PUB, BENCH, CURL_LISTEN, CURL_PUBLISH}
+COMMANDS = {DEMO, TESTS, SPEED, SERVE, SUB, PUB, PING, BENCH, CURL_LISTEN, CURL_PUBLISH}
 
 
 def free_port() -> int:

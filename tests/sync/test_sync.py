@@ -359,3 +359,21 @@ def test_a_subscription_of_a_client_that_was_closed(server: hyps.Server) -> None
 def test_a_client_cannot_be_pickled() -> None:
     with pytest.raises(TypeError, match="make one there"):
         pickle.dumps(hyps.sync.connect())
+
+
+def test_stats_ping_and_the_greeting(server: hyps.Server) -> None:
+    client = hyps.sync.connect(server.urls[0])
+    assert not client.stats().connected
+    assert client.welcome is None
+    with client:
+        seconds = client.ping()
+        client.publish("a", "1")
+        with client.subscribe("a"):
+            stats = client.stats()
+            assert (stats.connected, stats.published, stats.subscriptions) == (True, 1, 1)
+            assert stats.round_trip == seconds
+        assert client.welcome is not None
+    assert client.welcome is None
+    assert client.stats().subscriptions == 0
+    with pytest.raises(hyps.ConnectionLost):
+        client.ping()

@@ -21,8 +21,10 @@ from .connection import Batches
 from .memberships import Memberships
 from .reconnector import Reconnector
 from .settings import Settings
+from .stats import take_stats
 from .status import ConnectionEvents, Status
 from .subscription import Subscription
+from .totals import Totals
 
 if TYPE_CHECKING:
     import ssl
@@ -30,8 +32,10 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
+    from ..protocol import Welcome
     from ..protocol._records.layout import Data
     from .buffer import Overflow
+    from .stats import ClientStats
     from .status import ConnectionEvent
     from .tokens import Token
 
@@ -115,6 +119,7 @@ class Client:
             reconnect_max_delay=reconnect_max_delay,
         )
         self._status = Status()
+        self._totals = Totals()
         self._reconnector: Reconnector | None = None
         self._memberships: Memberships | None = None
         self._is_entered = False
@@ -204,7 +209,7 @@ class Client:
         else:
             self._status.begin()
             reconnector = Reconnector(
-                self._settings, self._status, is_in_background=is_in_background
+                self._settings, self._status, self._totals, is_in_background=is_in_background
             )
             reconnector.start()
             self._reconnector = reconnector
@@ -254,6 +259,26 @@ class Client:
     def connected(self) -> bool:
         """Whether there is a connection with all channels subscribed, for readiness checks."""
         return self._reconnector is not None and self._reconnector.is_open
+
+    @property
+    def welcome(self) -> Welcome | None:
+        """What the hub said when it opened the session: its name and version, and its limits.
+
+        None while there is no connection. Over HTTP/2 a hub says nothing, and the limits are the
+        client's own. Any thread may ask.
+        """
+        reconnector = self._reconnector
+        connection = None if reconnector is None else reconnector.open_connection
+        return None if connection is None else connection.protocol.welcome
+
+    def stats(self) -> ClientStats:
+        """Tell what the client has and has counted, for metrics and health pages.
+
+        Any thread may call this, as often as once a second: it looks at each subscription, and
+        makes no message slower. In another thread than the client's the numbers may be of slightly
+        different moments.
+        """
+        return take_stats(self._totals, self._reconnector)
 
     def events(self) -> AsyncIterator[ConnectionEvent]:
         """Watch the connection: :class:`Connected`, :class:`Disconnected`, :class:`Reconnected`.
@@ -411,6 +436,20 @@ class Client:
             error = reconnector.over()
         if error is not None:
             raise error
+
+    async def ping(self) -> float:
+        """Ask the hub for a sign of life, and wait for it.
+
+        There is one PING at a time: tasks that call this at once share it, with each other and with
+        the heartbeat. The heartbeat ends the connection if the hub is silent, and so bounds the
+        wait. Over HTTP/2 nothing does if the hub answers no PING: use ``anyio.fail_after``.
+
+        :return: seconds from the PING to its answer
+        :raises ConnectionLost: if the connection is lost before the answer, or there is none and
+            none to wait for
+        """
+        connection = await self._get_reconnector().get_connection()
+        return await connection.ping()
 
     @overload
     def subscribe(

@@ -5,6 +5,7 @@ Subscriptions and all else that outlives a connection are in :mod:`hyps._client.
 
 from __future__ import annotations
 
+import time
 from bisect import insort
 from collections import deque
 from operator import attrgetter
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from .._errors import ErrorFactory
     from .._net.sockets import Transport
-    from ..protocol import ClientEvent, RemoteProtocolError, ServerEvent
+    from ..protocol import ClientEvent, Pong, RemoteProtocolError, ServerEvent
     from ..protocol._records.layout import Data
 
 
@@ -122,6 +123,11 @@ class Connection:
         self._answered = 0
         self._room_waiters: deque[Waiter] = deque()
         self._reminder: _Reminder | None = None
+        # Those who wait for the PONG of the PING that is out.
+        self._pings: list[Answer] = []
+        # When the last PING on demand was sent: on the connection's clock, and on a finer one.
+        self._pinged = (0.0, 0.0)
+        self._round_trip = 0.0
 
     # Lifetime
 
@@ -171,6 +177,7 @@ class Connection:
         self._answered = self._last_operation
         while self._answers:
             self._answers.popleft().come(self._over)
+        self._end_pings(self._over)
 
     def start(self, function: Callable[[], Awaitable[None]]) -> None:
         """Run a function in a task that ends with the connection."""
@@ -284,6 +291,47 @@ class Connection:
     def publish_unawaited(self, channel: str, data: Data) -> None:
         """Publish, and leave the answer to ``flush()``."""
         self._unawaited = self.note_and_flush(self.protocol.publish(channel, data))
+
+    # PING
+
+    async def ping(self) -> float:
+        """Wait for a PONG, of a PING that is sent now unless one is out.
+
+        :return: the seconds that it took
+        """
+        answer = Answer(0, self._new_waiter(), is_own=True)
+        now = self._engine.clock.now()
+        if self.protocol.ping(now):
+            self._pinged = (now, time.perf_counter())
+            self._engine.flush()
+        self._pings.append(answer)
+        try:
+            await answer.waiter
+        finally:
+            if answer in self._pings:
+                self._pings.remove(answer)
+        if answer.error is not None:
+            raise answer.error()
+        return self._round_trip
+
+    def on_pong(self, pong: Pong) -> float:
+        """Tell those who wait for it.
+
+        :return: the seconds that it took
+        """
+        pinged_at, exactly = self._pinged
+        if pong.pinged_at == pinged_at:
+            # uvloop's clock counts milliseconds, and some hubs are nearer than that.
+            self._round_trip = time.perf_counter() - exactly
+        else:
+            self._round_trip = self._engine.clock.now() - pong.pinged_at
+        self._end_pings(None)
+        return self._round_trip
+
+    def _end_pings(self, error: ErrorFactory | None) -> None:
+        pings, self._pings = self._pings, []
+        for ping in pings:
+            ping.come(error)
 
     # The bound of the backlog
 

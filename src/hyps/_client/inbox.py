@@ -90,14 +90,18 @@ class Inbox:
 
     def _on_missed(self, missed: int) -> None:
         self.missed += missed
-        if self._episode is None and self.losses is not None and self.buffer.logs_losses:
-            self._episode = Episode(self.losses, self.channels)
+        if self.losses is not None:
+            self.losses.totals.miss(missed, "client")
+            if self._episode is None and self.buffer.logs_losses:
+                self._episode = Episode(self.losses, self.channels)
         if self._episode is not None:
             self._episode.add(missed)
 
     def miss(self, gap: Gap) -> None:
         """Note that messages were lost before they arrived here."""
         self.buffer.put_gap(gap.channel, gap.missed, gap.reason)
+        if self.losses is not None:
+            self.losses.totals.miss(gap.missed, gap.reason)
         if gap.missed is None:
             self.missed_unknown = True
         else:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from .._logs import Log
     from ..protocol import Gap
+    from .totals import Totals
 
 #: An episode of losses ends after this many seconds without one. A reader that is steadily behind
 #: makes shorter pauses than that.
@@ -98,15 +99,21 @@ class LossLog:
 
     :param log: receives the lines
     :param remind: called to ask for a call of :meth:`write` in a while
+    :param totals: what subscriptions miss is counted there too
     :param now: returns seconds on a clock that does not go backwards
     """
 
     def __init__(
-        self, log: Log, remind: Callable[[], None], now: Callable[[], float] = time.monotonic
+        self,
+        log: Log,
+        remind: Callable[[], None],
+        totals: Totals,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._log = log
         self._remind = remind
         self.now = now
+        self.totals = totals
         # By the text of the line.
         self._sums: dict[str, _Gaps | _Overflows] = {}
 

@@ -34,6 +34,7 @@ from ..protocol import (
     HypsError,
     Messages,
     PeerError,
+    Pong,
     Refusal,
     Rejected,
     State,
@@ -47,7 +48,7 @@ from .losses import LossLog
 from .reporter import Reporter
 from .routes import Routes
 from .states import CLIENT_TRANSITIONS, AttemptState, AttemptStep, ClientState, ClientStep
-from .tokens import renew
+from .tokens import on_expiry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from .inbox import Inbox
     from .settings import Settings
     from .status import Status
+    from .totals import Totals
 
 #: A hub restores at least as many channels in a second.
 _RESTORES_PER_SECOND: Final = 10_000
@@ -71,11 +73,17 @@ class Reconnector:
 
     :param settings: how to connect
     :param status: learns of each change
+    :param totals: counts for all connections of the client
     :param is_in_background: no caller waits who could be told that there is no hub
     """
 
     def __init__(
-        self, settings: Settings, status: Status, *, is_in_background: bool = False
+        self,
+        settings: Settings,
+        status: Status,
+        totals: Totals,
+        *,
+        is_in_background: bool = False,
     ) -> None:
         self._settings = settings
         self._is_in_background = is_in_background
@@ -106,8 +114,9 @@ class Reconnector:
         self.routes = Routes()
         #: The first error of operations that nobody awaits.
         self.unheard = Unheard()
+        self._totals = totals
         #: Counts losses for the log.
-        self.losses = LossLog(self.log, self._remind_of_losses)
+        self.losses = LossLog(self.log, self._remind_of_losses, totals)
         self._attempt: Attempt | None = None
         #: The connection, if operations can begin on it.
         self.open_connection: Connection | None = None
@@ -118,6 +127,11 @@ class Reconnector:
         return None if self._attempt is None else self._attempt.connection
 
     # Lifetime
+
+    @property
+    def url(self) -> str:
+        """URL of the hub that it connects to, or is connected to."""
+        return self._url
 
     @property
     def is_open(self) -> bool:
@@ -308,6 +322,8 @@ class Reconnector:
             self._write_losses()
         finally:
             self._attempt = None
+            if attempt.connection is not None:
+                self._totals.end(attempt.connection.protocol)
 
     @property
     def _hub(self) -> str:
@@ -341,6 +357,7 @@ class Reconnector:
         attempt.opened_at = anyio.current_time()
         self._backoff.note_open()
         self._write_losses()
+        self._totals.reconnects += self._was_open
         self._reporter.opened(self._url)
         self._decided.set()
 
@@ -413,6 +430,9 @@ class Reconnector:
                     self._open(self._attempt)
             case Rejected(operation, refusals):
                 self._on_rejected(operation, refusals)
+            case Pong():
+                if self.connection is not None:
+                    self._totals.round_trip = self.connection.on_pong(event)
             case Gap():
                 self.losses.note(event)
                 self.routes.miss(event)
@@ -424,7 +444,7 @@ class Reconnector:
                 end = self._stop_new if self._was_open else self._fail_waiters
                 end(self._loss(f"{self._hub} is leaving: {reason}"))
             case TokenExpiry():
-                self._on_expiry(event)
+                on_expiry(event, self.connection, self._settings.token, self.log, self._hub)
             case PeerError(code, text):
                 self._on_peer_error(code, text)
             case Closed():
@@ -435,6 +455,7 @@ class Reconnector:
         attempt, connection = self._attempt, self.connection
         assert attempt is not None
         assert connection is not None
+        self._totals.begin(connection.protocol)
         operation = self.routes.restore(connection.protocol, welcome)
         attempt.restoring = connection.note_and_flush(operation)
         if operation is None:
@@ -456,22 +477,6 @@ class Reconnector:
         connection.unsubscribe(self.routes.on_refused(operation, refusals))
         if is_restored:
             self._open(attempt)
-
-    def _on_expiry(self, expiry: TokenExpiry) -> None:
-        connection, left = self.connection, expiry.expires_in
-        if connection is None or left is None or expiry.renewed:
-            return
-        token, is_refused = self._settings.token, expiry.renewed is False
-        if callable(token):
-            connection.start(
-                partial(renew, connection, token, self.log, left, is_refused=is_refused)
-            )
-        elif not is_refused:
-            self.log.warning(
-                "%s: the token expires in %d seconds, and token= is no function that gives another",
-                self._hub,
-                left,
-            )
 
     def _on_peer_error(self, code: str, text: str) -> None:
         error = self._loss(f"{self._hub} refused ({code}): {text}")

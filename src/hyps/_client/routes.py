@@ -108,6 +108,17 @@ class Routes:
     def __len__(self) -> int:
         return len(self._routes)
 
+    @property
+    def subscriptions(self) -> int:
+        """How many subscriptions there are."""
+        return len(self._subscriptions)
+
+    @property
+    def buffered(self) -> int:
+        """How many messages wait in their buffers. Any thread may ask."""
+        # A copy: the client may add another one meanwhile.
+        return sum([each.buffer.count_items(gaps=False) for each in list(self._subscriptions)])
+
     # Channels
 
     def add(self, subscription: Inbox) -> None:

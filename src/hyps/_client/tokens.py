@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import anyio
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from .._logs import Log
+    from ..protocol import TokenExpiry
     from .connection import Connection
 
 #: A token, or a function that returns one, async or not.
@@ -56,7 +58,30 @@ async def ask_for(token: Token | None, seconds: float) -> str | None:
     return found
 
 
-async def renew(
+def on_expiry(
+    expiry: TokenExpiry, connection: Connection | None, token: Token | None, log: Log, hub: str
+) -> None:
+    """See to it that the session gets another token, if it is about to need one.
+
+    :param expiry: what the hub has said
+    :param token: as the application gave it
+    :param hub: the hub's name in the log
+    """
+    left = expiry.expires_in
+    if connection is None or left is None or expiry.renewed:
+        return
+    is_refused = expiry.renewed is False
+    if callable(token):
+        connection.start(partial(_renew, connection, token, log, left, is_refused=is_refused))
+    elif not is_refused:
+        log.warning(
+            "%s: the token expires in %d seconds, and token= is no function that gives another",
+            hub,
+            left,
+        )
+
+
+async def _renew(
     connection: Connection, token: Token, log: Log, expires_in: float, *, is_refused: bool
 ) -> None:
     """Give the hub a new token, before the session's own expires.

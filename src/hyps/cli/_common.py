@@ -71,7 +71,7 @@ backend_option = click.option(
 )
 
 
-def _is_installed(module: str) -> bool:
+def is_installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
@@ -109,9 +109,9 @@ def run(function: Callable[[], Awaitable[_T]], backend: str | None = None) -> _T
     :return: what the function returns
     :raises click.ClickException: if it fails
     """
-    if backend in ("uvloop", "trio") and not _is_installed(backend):
+    if backend in ("uvloop", "trio") and not is_installed(backend):
         raise click.ClickException(f"{backend} is not installed: pip install hyps[{backend}]")
-    use_uvloop = backend == "uvloop" or (backend is None and _is_installed("uvloop"))
+    use_uvloop = backend == "uvloop" or (backend is None and is_installed("uvloop"))
     try:
         with signals.asking():
             if backend == "trio":

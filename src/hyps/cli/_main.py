@@ -15,10 +15,13 @@ from .. import __version__
 from .._text import printable
 from ._bench import bench
 from ._demo import demo
+from ._info import info
 from ._output import open_standard_files, stderr, stdout
+from ._ping import ping
 from ._pub import pub
 from ._serve import serve
 from ._sub import sub
+from ._top import top
 
 if TYPE_CHECKING:
     from typing import NoReturn
@@ -29,12 +32,12 @@ if TYPE_CHECKING:
 def commands() -> None:
     """Pub/sub in which many subscriptions share one connection.
 
-    "hyps serve" runs a hub; "hyps sub" and "hyps pub" talk to it, and "hyps bench" measures it;
-    "hyps demo" shows all of it at once.
+    "hyps serve" runs a hub; "hyps sub" and "hyps pub" talk to it, "hyps ping", "hyps info" and
+    "hyps top" tell how it is, and "hyps bench" measures it; "hyps demo" shows all of it at once.
     """
 
 
-for command in (serve, sub, pub, bench, demo):
+for command in (serve, sub, pub, ping, info, top, bench, demo):
     commands.add_command(command)
 
 

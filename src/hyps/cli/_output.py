@@ -159,7 +159,7 @@ class StandardOutput:
         :raises click.ClickException: if writing fails otherwise
         """
         async with self._turn:
-            await to_thread.run_sync(self._write, f"{text}\n", abandon_on_cancel=True)
+            await to_thread.run_sync(self.write, f"{text}\n", abandon_on_cancel=True)
 
     def finish(self, text: str) -> None:
         """Write the last output, outside of an event loop.
@@ -173,7 +173,7 @@ class StandardOutput:
 
         def write() -> None:
             try:
-                self._write(text)
+                self.write(text)
             except Exception as error:
                 errors.append(error)
 
@@ -184,7 +184,12 @@ class StandardOutput:
         for error in errors:
             raise error
 
-    def _write(self, text: str) -> None:
+    def write(self, text: str) -> None:
+        """Write text, and wait until it is written: this is for threads.
+
+        :raises click.exceptions.Exit: as :meth:`print` does
+        :raises click.ClickException: as :meth:`print` does
+        """
         try:
             _write_all(_STDOUT, text.encode(self._encoding, "backslashreplace"))
         except BrokenPipeError:

@@ -32,6 +32,8 @@ class _Signals:
         # Whether SIGHUP came, and what to call then.
         self._hung_up = False
         self._on_hangup: Callable[[], object] | None = None
+        #: Called before a signal ends the process at once; it may not wait.
+        self.before_exit: Callable[[], None] | None = None
         # The handler may interrupt itself, so it must count in one step.
         self._counted = count()
 
@@ -44,6 +46,8 @@ class _Signals:
     def _handle(self, number: int, _: FrameType | None) -> None:
         waker = self._waker
         if waker is None or next(self._counted):
+            if self.before_exit is not None:
+                self.before_exit()
             # End like a process that the signal killed; no more Python code runs.
             os._exit(128 + number)
         self.received = number

@@ -45,6 +45,7 @@ from .events import Lost as Lost
 from .events import Messages as Messages
 from .events import NeedData as NeedData
 from .events import PeerError as PeerError
+from .events import Pong as Pong
 from .events import Refusal as Refusal
 from .events import Rejected as Rejected
 from .events import ServerEvent as ServerEvent
@@ -84,6 +85,7 @@ __all__ = (
     "NeedData",
     "PeerError",
     "PermissionDenied",
+    "Pong",
     "ProtocolError",
     "RecordDecoder",
     "Refusal",

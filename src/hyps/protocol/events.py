@@ -91,6 +91,16 @@ class Welcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Pong:
+    """The hub answered the PING that was out, see :meth:`ClientProtocol.ping`.
+
+    :param pinged_at: when that one was sent, on the clock of ``ping()`` and ``tick()``
+    """
+
+    pinged_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Acked:
     """The hub carried out operations.
 
@@ -255,6 +265,7 @@ class Closed:
 
 ClientEvent = (
     Welcome
+    | Pong
     | Acked
     | Rejected
     | Lost

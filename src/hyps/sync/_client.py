@@ -10,6 +10,8 @@ from .._client.client import (
     DEFAULT_RECONNECT_MAX_DELAY,
 )
 from .._client.connecting import connect as connect_async
+from .._client.stats import take_stats
+from .._client.totals import Totals
 from .._errors import ConnectionLost
 from ..protocol._records.layout import encode_channel, encode_data
 from ._connection import Connection
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
     from .._client.buffer import Overflow
     from .._client.client import Client as AsyncClient
     from .._client.client import WhenDisconnected
+    from .._client.stats import ClientStats
     from .._client.tokens import Token
-    from ..protocol import Gap, Limits, Message
+    from ..protocol import Gap, Limits, Message, Welcome
     from ..protocol._records.layout import Data
     from ._loop import Loop
 
@@ -108,6 +111,34 @@ class Client:
         """Whether there is a connection with all channels subscribed."""
         connection = self._connections.get(get_loop())
         return connection is not None and connection.client.connected
+
+    @property
+    def welcome(self) -> Welcome | None:
+        """See :attr:`hyps.Client.welcome`."""
+        connection = self._connections.get(get_loop())
+        return None if connection is None else connection.client.welcome
+
+    def stats(self) -> ClientStats:
+        """See :meth:`hyps.Client.stats`; waits for nothing.
+
+        The counts are those of this process, since it first used the client after the last
+        :meth:`close`.
+        """
+        connection = self._connections.get(get_loop())
+        if connection is None:
+            return take_stats(Totals(), None)
+        return connection.client.stats()
+
+    def ping(self, *, timeout: float | None = None) -> float:
+        """Ask the hub for a sign of life, and wait for it.
+
+        :param timeout: seconds that this may take; the default is the client's
+        :return: seconds from the PING to its answer
+        :raises TimeoutError: if it takes longer
+        :raises ConnectionRefused: if this is the first call, and there is no hub
+        :raises ConnectionLost: see :meth:`hyps.Client.ping`; or if the client was closed
+        """
+        return self._run(lambda client: client.ping(), timeout)
 
     def publish(self, channel: str, data: Data, *, timeout: float | None = None) -> None:
         """Publish a message; returns when the hub has ACKed.

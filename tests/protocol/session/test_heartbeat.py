@@ -22,7 +22,9 @@ from hyps.protocol import (
     ErrorCode,
     Kind,
     Limits,
+    LocalProtocolError,
     Lost,
+    Pong,
     RemoteProtocolError,
     ServerProtocol,
     State,
@@ -133,7 +135,8 @@ def test_answered_ping_is_life_and_the_next_one_differs(open_end: Callable[[], E
     end.tick(0)
     end.tick(10)
     [first] = pings(end)
-    assert receive(end, encode_frame(Kind.PONG, first)) == []
+    told = [Pong(10)] if isinstance(end, ClientProtocol) else []
+    assert receive(end, encode_frame(Kind.PONG, first)) == told
     assert end.tick(11) == 21
     assert end.tick(21) == 31
     [second] = pings(end)
@@ -420,3 +423,47 @@ def test_second_pong_to_one_ping_is_a_violation(open_end: Callable[[], End]) -> 
     end.tick(10)
     [ping] = pings(end)
     expect_violation(end, encode_frame(Kind.PONG, ping) * 2)
+
+
+def test_ping_on_demand_is_the_one_that_is_out() -> None:
+    client = client_of_that_heartbeat()
+    client.tick(0)
+    assert client.ping(4)
+    [ping] = pings(client)
+    assert not client.ping(5)
+    assert pings(client) == []
+    # The heartbeat needs no other one: the hub is as silent as if this were its own.
+    assert client.tick(10) == 20
+    assert pings(client) == []
+    assert receive(client, encode_frame(Kind.PONG, ping)) == [Pong(4)]
+    client.ping(12)
+    [second] = pings(client)
+    assert second != ping
+    assert receive(client, encode_frame(Kind.PONG, second)) == [Pong(12)]
+
+
+def test_silence_after_a_ping_on_demand_is_silence() -> None:
+    client = client_of_that_heartbeat()
+    client.tick(0)
+    client.ping(4)
+    assert len(pings(client)) == 1
+    assert client.tick(10) == 20
+    assert client.tick(20) == 20
+    assert client.tick(20) == math.inf
+    expect_timeout(client)
+
+
+def test_ping_overtakes_what_is_queued() -> None:
+    client = client_of_that_heartbeat()
+    client.publish("c", b"")
+    client.ping(0)
+    assert [kind for kind, _ in output(client)] == [Kind.PING, Kind.PUBLISH]
+
+
+def test_ping_needs_an_open_session() -> None:
+    with pytest.raises(LocalProtocolError, match="ping"):
+        ClientProtocol().ping(0)
+    client = client_of_that_heartbeat()
+    client.close()
+    with pytest.raises(LocalProtocolError, match="ping"):
+        client.ping(0)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from .._callbacks import nothing
 from .._records.encoding import encode_channels, pack_chunks, pairs
-from .._records.layout import contents, decode_channel, pack
+from .._records.layout import decode_channel, pack
 from .._records.position import MAX_COUNT, is_position, parse_position
 from .._records.runs import Run, join
-from .._records.scanning import cut, find_runs, scan
+from .._records.scanning import cut, find_runs
 from .._wire.frames import Kind
 from .._wire.handshake import (
     decode_expiry,
@@ -17,6 +17,7 @@ from .._wire.handshake import (
     decode_welcome,
     encode_hello,
     encode_token,
+    is_text,
 )
 from .._wire.native import NativeWire
 from ..errors import LocalProtocolError, RemoteProtocolError
@@ -27,15 +28,13 @@ from ..events import (
     Hello,
     Lost,
     Messages,
+    Pong,
     Rejected,
     TokenExpiry,
     Welcome,
 )
-from ..limits import (
-    MAX_OPENING_FRAME,
-    Limits,
-)
-from .cursors import answer_for
+from ..limits import MAX_OPENING_FRAME, Limits
+from .cursors import answer_for, each_record
 from .endpoint import Endpoint
 from .holdings import Holdings
 from .operations import Operations
@@ -43,7 +42,7 @@ from .requests import Requests
 from .states import CLIENT_RECEIVES, State, Step, make_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from .._records.layout import Data
     from .._records.runs import Batch, Message
@@ -51,24 +50,14 @@ if TYPE_CHECKING:
     from .endpoint import Handler
 
 
-def _is_text(text: str) -> bool:
-    # The original error quotes the text, which may be a token, so no other may have it as a
-    # context.
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _check_token(token: str, body: bytes) -> None:
     if len(body) >= MAX_OPENING_FRAME:
         raise ValueError("the token is too long")
-    if not _is_text(token):
+    if not is_text(token):
         raise ValueError("the token has no UTF-8 form")
 
 
-_ClientOnly = Welcome | Acked | Rejected | Lost | Messages | Gap | GoingAway | TokenExpiry
+_ClientOnly = Welcome | Pong | Acked | Rejected | Lost | Messages | Gap | GoingAway | TokenExpiry
 
 
 class ClientProtocol(Endpoint[_ClientOnly]):
@@ -106,6 +95,8 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         self._requests = Requests(wire, on_output)
         super().__init__(limits or Limits(), wire, self._requests, features)
         self._welcome: Welcome | None = None
+        #: How many records of PUBLISH have an answer.
+        self.published: int = 0
         self._operations = Operations()
         self._holdings = Holdings(self._events.append)
         # Those that it holds, for the hot path: the same object.
@@ -211,6 +202,21 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         self._holdings.leave(channels, names)
         return operation
 
+    def ping(self, now: float) -> bool:
+        """Send a PING, unless one has no answer yet. :class:`Pong` tells when the answer is here.
+
+        :param now: seconds on the clock that :meth:`tick` is told
+        :return: whether it sends one
+        :raises LocalProtocolError: if the state does not allow it
+        """
+        self._check_open("ping()")
+        return self._heartbeat.ping(now, self._send_ping)
+
+    @property
+    def welcome(self) -> Welcome | None:
+        """What the hub said when it opened the session; None before."""
+        return self._welcome
+
     def position(self, channel: str) -> bytes | None:
         """Return a channel's position, after everything that the client has handed out.
 
@@ -245,9 +251,8 @@ class ClientProtocol(Endpoint[_ClientOnly]):
     @property
     def in_flight(self) -> int:
         """How many records are on their way and have no answer yet."""
-        return (
-            0 if self._welcome is None else int(self._welcome.max_in_flight - self._output.credit)
-        )
+        welcome = self._welcome
+        return 0 if welcome is None else int(welcome.max_in_flight - self._output.credit)
 
     @property
     def unanswered(self) -> int:
@@ -320,11 +325,14 @@ class ClientProtocol(Endpoint[_ClientOnly]):
 
         :param held: see :class:`Refusal`
         """
-        if not codes:
+        count = len(codes)
+        if not count:
             raise RemoteProtocolError(f"{kind.name}: no codes")
-        if len(codes) > self.in_flight:
+        if count > self.in_flight:
             raise RemoteProtocolError(f"{kind.name}: answers what was not sent")
-        self._output.credit += len(codes)
+        self._output.credit += count
+        if kind is Kind.PUBLISH_ACK:
+            self.published += count
         self._operations.answer(kind, codes, self._events.append, held)
         if self._output or self._state is not State.OPEN:
             # There is credit again, or nothing is left to wait for.
@@ -427,7 +435,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
                 self._events.append(Messages(batches))
 
     def _on_gap(self, body: bytes) -> None:
-        for name, position in _each_record(body):
+        for name, position in each_record(body):
             channel = self._channels.get(name)
             if not self.counts_losses:
                 # The wire itself has left out a message that is too large for this client.
@@ -438,6 +446,10 @@ class ClientProtocol(Endpoint[_ClientOnly]):
             generation, count = parse_position(position)
             if channel is not None:
                 self._holdings.compare(channel.own(name, self._channels), generation, count, "hub")
+
+    def _on_pong(self, body: bytes) -> None:
+        super()._on_pong(body)
+        self._events.append(Pong(self._heartbeat.pinged_at))
 
     def _on_goaway(self, body: bytes) -> None:
         self._events.append(decode_goaway(body))
@@ -470,20 +482,9 @@ class ClientProtocol(Endpoint[_ClientOnly]):
             Kind.MESSAGES: _on_messages,
             Kind.GAP: _on_gap,
             Kind.PING: Endpoint._on_ping,
-            Kind.PONG: Endpoint._on_pong,
+            Kind.PONG: _on_pong,
             Kind.AUTH: _on_auth,
             Kind.GOAWAY: _on_goaway,
             Kind.ERROR: Endpoint._on_error,
         },
     )
-
-
-def _each_record(body: bytes) -> Iterator[tuple[bytes, bytes]]:
-    if not body:
-        raise RemoteProtocolError("a frame without records")
-    position = 0
-    for name, stop, count in scan(body):
-        decode_channel(name)
-        for content in contents(body, position, count, name):
-            yield name, content
-        position = stop

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from .._records.encoding import encode_channels
-from .._records.layout import RECORD_OVERHEAD, decode_channel, unpack
+from .._records.layout import RECORD_OVERHEAD, contents, decode_channel, unpack
 from .._records.position import MAX_COUNT, format_position, parse_position
-from .._records.scanning import count_alike
+from .._records.scanning import count_alike, scan
 from ..errors import RemoteProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: Comparing answers all at once is faster from this many on.
 _MANY: Final = 16
@@ -104,3 +107,18 @@ def find_granted(
         generation,
         position + sum(map(len, names)) + count * (RECORD_OVERHEAD + len(answer)),
     )
+
+
+def each_record(body: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the channel and the message of each record of a frame.
+
+    :raises RemoteProtocolError: if there is none, or one is malformed
+    """
+    if not body:
+        raise RemoteProtocolError("a frame without records")
+    position = 0
+    for name, stop, count in scan(body):
+        decode_channel(name)
+        for content in contents(body, position, count, name):
+            yield name, content
+        position = stop

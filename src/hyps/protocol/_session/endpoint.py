@@ -16,7 +16,6 @@ The rules:
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Final, Generic, TypeVar
 
 from .._wire.frames import FIRST_IGNORABLE, NO_FRAME, VERSION, Kind
@@ -314,12 +313,15 @@ class Endpoint(Generic[_Event]):
                     unsent,
                     self._PEER,
                     answers_ping=self._wire.answers_ping,
-                    ping=partial(self._output.put_urgent, Kind.PING),
+                    ping=self._send_ping,
                 ),
             )
         except RemoteProtocolError as error:
             self._break_off(error)
             return math.inf
+
+    def _send_ping(self, body: bytes) -> None:
+        self._output.put_urgent(Kind.PING, body)
 
     # Frames of both directions
 

@@ -42,13 +42,13 @@ class Heartbeat:
         "_overdue",
         "_ping",
         "_ping_is_out",
-        "_pinged_at",
         "_slow_send",
         "_unfinished",
         "_unsent",
         "handed",
         "heard",
         "interval",
+        "pinged_at",
         "sent",
     )
 
@@ -73,9 +73,25 @@ class Heartbeat:
         # Bytes that were handed out before the PING, as long as it may be queued behind some of
         # them.
         self._before_ping: int | None = None
-        self._pinged_at = 0.0
+        #: When the last PING was sent.
+        self.pinged_at: float = 0.0
         self._overdue = False
         self._unfinished: _Unfinished | None = None
+
+    def ping(self, now: float, send: Callable[[bytes], object]) -> bool:
+        """Send a PING, unless one is out: there is one at most.
+
+        :param send: sends a PING with this body
+        :return: whether it did
+        """
+        if self._ping_is_out:
+            return False
+        self._ping += 1
+        self._ping_is_out = True
+        self._before_ping = self.handed
+        self.pinged_at = now
+        send(self._ping.to_bytes(8, "big"))
+        return True
 
     def take_pong(self, body: bytes) -> bool:
         """Tell whether a PONG answers the PING that is out."""
@@ -150,17 +166,12 @@ class Heartbeat:
         silent_at = self._alive_at + self.interval
         if now < silent_at:
             return silent_at
-        if not self._ping_is_out:
-            self._ping += 1
-            self._ping_is_out = True
-            self._before_ping = self.handed
-            self._pinged_at = now
-            ping(self._ping.to_bytes(8, "big"))
+        self.ping(now, ping)
         if not answers_ping:
             # This peer has never answered one, so its silence proves nothing.
             return now + self.interval
         # Count from the PING on: the first tick after a pause may come very late.
-        deadline = max(silent_at, self._pinged_at) + self.interval
+        deadline = max(silent_at, self.pinged_at) + self.interval
         return self._judge(now, deadline, f"{peer} for {2 * self.interval:g} seconds")
 
     def _see_progress(self, unsent: int | None) -> bool:

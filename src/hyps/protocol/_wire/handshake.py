@@ -31,6 +31,17 @@ def encode_hello(hello: Hello) -> bytes:
     return dump(client=hello.client, token=hello.token, features=hello.features)
 
 
+def is_text(text: str) -> bool:
+    """Tell whether text can be sent."""
+    # The original error quotes the text, which may be a token, so no other may have it as a
+    # context.
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def decode_hello(body: bytes) -> Hello:
     """Decode the body of HELLO.
 
