@@ -61,6 +61,7 @@ class Endpoint(Generic[_Event]):
         "_state",
         "_told",
         "_wire",
+        "bytes_received",
         "features",
         "limits",
     )
@@ -82,6 +83,8 @@ class Endpoint(Generic[_Event]):
         self._at_eof = False
         self._pongs = 0
         self._heartbeat = Heartbeat(limits.heartbeat)
+        #: Bytes that the peer has sent so far.
+        self.bytes_received: int = 0
         # What this end offers.
         self._features = tuple(features)
         #: The extensions that both ends know; empty until the peer has named its own, and always
@@ -115,6 +118,7 @@ class Endpoint(Generic[_Event]):
             self._at_eof = True
         elif self._state is not State.CLOSED:
             self._heartbeat.heard = True
+            self.bytes_received += len(data)
             self._wire.receive_data(data)
 
     def next_event(self) -> _Event | PeerError | Closed | NeedData:
@@ -193,6 +197,11 @@ class Endpoint(Generic[_Event]):
         if data:
             heartbeat.handed += len(data)
         return data
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes that were sent to the peer so far."""
+        return self._heartbeat.sent
 
     @property
     def backlog(self) -> int:

@@ -87,6 +87,8 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         # The channels that the session holds. A list until it leaves the first one: a dict takes a
         # quarter of what the hub spends on a channel.
         self._channels: list[Channel] | dict[Channel, None] = []
+        #: Records that the client published and that were answered, whatever the answer.
+        self.published: int = 0
         # Answers to SUBSCRIBE in this pass, each a record.
         self._answers: list[bytes] = []
         # The codes of refusals that the client may not look at, each once.
@@ -313,6 +315,8 @@ class ServerProtocol(Endpoint[Hello | Taken]):
             if self._answers:
                 self._put_answers(self._outbox.cut(self._answers))
                 self._answers = []
+            if answer is Kind.PUBLISH_ACK:
+                self.published += taken
             if taken:
                 work += taken + self._broker.work - work_before
                 self._events.append(Taken(taken, work))
