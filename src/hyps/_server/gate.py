@@ -10,6 +10,9 @@ from .identity import Grants, ask
 from .strangers import Penalties
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from .._logs import Log
     from .identity import Authenticate, Credentials
 
@@ -77,10 +80,10 @@ class Gate:
         is_right = hmac.compare_digest((credentials.token or "").encode(), self._token)
         return BEARER if is_right else None
 
-    async def admit(self, credentials: Credentials, who: str) -> Grants | None:
+    async def admit(self, credentials: Credentials, who: Mapping[str, Any]) -> Grants | None:
         """Decide who a client is. Other tasks go on meanwhile.
 
-        :param who: the client, for the log
+        :param who: fields of the log that say who the client is
         :return: what it may do; None if it is refused
         :raises CannotAuthenticate: if that cannot be decided now; the log has the reason
         """
@@ -89,9 +92,9 @@ class Gate:
         try:
             return await ask(self._authenticate, credentials, self._timeout)
         except TimeoutError:
-            self._log.warning("%s: refused: authenticating took too long", who)
+            self._log.warning("authenticating took too long", **who)
         except Exception:
-            self._log.exception("%s: authenticating failed", who)
+            self._log.exception("authenticating failed", **who)
         raise CannotAuthenticate("the hub cannot authenticate clients now")
 
     def why_refused(self, credentials: Credentials) -> str:

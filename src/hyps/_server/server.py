@@ -27,8 +27,9 @@ from .._net.listening import listen
 from .._net.pump import Pump
 from .._net.sockets import Transport
 from .._version import __version__
-from ..protocol import Broker, Limits, ServerProtocol
+from ..protocol import Broker, ErrorCode, Limits, ServerProtocol
 from ..protocol._wire.registry import load_wires
+from .audit import Audit
 from .gate import CannotAuthenticate, Gate
 from .session import Session
 from .strangers import Stranger, Strangers
@@ -108,6 +109,7 @@ class Server(anyio.AsyncContextManagerMixin):
         self._broker = self._broker_type(secrets.token_hex(6), limits, self._on_chore)
         limits = self._broker.limits
         self._log = Log("hyps.server")
+        self._audit = Audit(self._log)
         self._strangers = Strangers(limits.max_strangers, limits.max_strangers_per_address)
         # A client gives up if it gets no answer within hello_timeout.
         self._gate = Gate(token, authenticate, limits.hello_timeout / 2, self._log)
@@ -152,6 +154,7 @@ class Server(anyio.AsyncContextManagerMixin):
         finally:
             self._remove_socket()
             self._log.tell_omitted()
+            self._audit.tell_omitted()
 
     def _warn_if_open(self, addresses: Sequence[TCPAddress | UnixAddress]) -> None:
         """Warn if the hub lets in everybody who can reach this machine."""
@@ -183,6 +186,7 @@ class Server(anyio.AsyncContextManagerMixin):
                 self._log.exception("internal error")
                 delay = longest
             self._log.tell_omitted()
+            self._audit.tell_omitted()
             if delay <= 0:
                 await checkpoint()
             else:
@@ -251,8 +255,8 @@ class Server(anyio.AsyncContextManagerMixin):
         closed = self._strangers.enter(stranger)
         if closed is not None:
             self._log.warning(
-                "%s: closed: it had not opened a session, and there are too many such",
-                closed.address,
+                "closed a connection that had not opened a session: there are too many such",
+                address=closed.address,
             )
         try:
             with scope:
@@ -262,12 +266,17 @@ class Server(anyio.AsyncContextManagerMixin):
                 if not self._is_leaving:
                     # Shielded: a cancelled server still gives its sessions time to end.
                     await self._serve_session(transport, engine, stranger, name, shield=True)
+        except _tls.NotBegun:
+            self._log.debug("disconnected before a TLS handshake", address=name)
         except (OSError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
             # OSError includes TimeoutError.
-            self._log.warning("%s: refused (tls): %s", name, _why_no_tls(error))
+            if isinstance(error, ssl.SSLError) and error.reason == "HTTP_REQUEST":
+                self._audit.probed({"address": name})
+            else:
+                self._audit.refused({"address": name, "tls": True}, "tls", _why_no_tls(error))
         except Exception:
             # A bug in the hub must not end the other sessions.
-            self._log.exception("%s: internal error", name)
+            self._log.exception("internal error", address=name)
         finally:
             self._strangers.leave(stranger)
             await anyio.aclose_forcefully(stream)
@@ -285,11 +294,13 @@ class Server(anyio.AsyncContextManagerMixin):
         :return: what it may do; None if it is refused
         :raises TimeoutError: if nobody can tell now who it is; the log has the reason
         """
+        who = {"address": credentials.address or "local", "client": credentials.client}
         try:
-            grants = await self._gate.admit(credentials, credentials.address or "local")
+            grants = await self._gate.admit(credentials, who)
         except CannotAuthenticate as error:
             raise TimeoutError(str(error)) from None
         if grants is None:
+            self._audit.refused(who, ErrorCode.AUTH, self._gate.why_refused(credentials))
             await anyio.sleep(self._gate.penalize(credentials.address, anyio.current_time()))
         return grants
 
@@ -333,8 +344,10 @@ class Server(anyio.AsyncContextManagerMixin):
             host=stranger.address,
             gate=self._gate,
             certificate=transport.stream.extra(TLSAttribute.peer_certificate, None),
+            tls=isinstance(transport.stream, _tls.TLSStream),
             engine=engine,
             log=self._log,
+            audit=self._audit,
             on_open=lambda: self._strangers.leave(stranger),
             resume=pump.resume,
         )
@@ -343,12 +356,13 @@ class Server(anyio.AsyncContextManagerMixin):
             await pump.run(session.on_event, session.on_violation)
         except Exception:
             # A bug in the hub ends this session and must not end the others.
-            self._log.exception("session %s: internal error", session.name)
+            self._log.exception("internal error", **session.fields)
+            session.note_end("internal error", ErrorCode.INTERNAL)
         finally:
             pump.protocol.close()
             pump.protocol.discard()
             self._pumps.discard(pump)
-            session.end()
+            session.end(pump.broken, is_leaving=self._is_leaving)
             if self._all_left is not None and not self._pumps:
                 self._all_left.set()
 

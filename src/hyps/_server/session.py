@@ -1,10 +1,21 @@
-"""One session of a hub: whether its client is let in, and what the log says of it."""
+"""One session of a hub: whether its client is let in, and what the logs say of it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..protocol import ErrorCode, Hello, PeerError, Refusal, RemoteProtocolError, State, Taken
+from .._net.sockets import reason_of
+from ..protocol import (
+    Closed,
+    ErrorCode,
+    Hello,
+    PeerError,
+    Refusal,
+    RemoteProtocolError,
+    State,
+    Taken,
+)
+from ..protocol._wire.detection import HTTP1Request
 from .gate import BEARER, EVERYBODY, CannotAuthenticate
 from .identity import Credentials, GrantedAccess
 
@@ -15,6 +26,7 @@ if TYPE_CHECKING:
     from .._logs import Log
     from .._net.engine import Alarm, Engine
     from ..protocol import ClientEvent, ServerEvent, ServerProtocol
+    from .audit import Audit
     from .gate import Gate
     from .identity import Grants
 
@@ -28,27 +40,37 @@ class Session:
     :param host: address of the client, by which the hub counts wrong tokens
     :param gate: decides who the client is
     :param certificate: the client's, if it has one
+    :param tls: whether the connection has TLS
     :param engine: gives the time and calls :meth:`tick`
     :param log: the hub's
+    :param audit: the hub's
     :param on_open: called when the session opens
     :param resume: called when HELLO is answered later than in :meth:`on_event`
     """
 
     __slots__ = (
         "_alarm",
+        "_audit",
         "_certificate",
+        "_client",
+        "_code",
         "_engine",
         "_gate",
+        "_has_left",
         "_host",
+        "_identity",
+        "_is_refused",
         "_log",
         "_number",
         "_on_open",
+        "_opened_at",
         "_peer",
         "_protocol",
+        "_reason",
         "_refusals",
         "_resume",
+        "_tls",
         "_why",
-        "name",
     )
 
     def __init__(
@@ -60,21 +82,26 @@ class Session:
         host: str,
         gate: Gate,
         certificate: Mapping[str, Any] | None,
+        tls: bool,
         engine: Engine,
         log: Log,
+        audit: Audit,
         on_open: Callable[[], object],
         resume: Callable[[], object],
     ) -> None:
-        #: What the log calls the session.
-        self.name = f"{number} ({peer})"
         self._number = number
         self._peer = peer
+        # What the client calls itself, and its name in the grants.
+        self._client: str | None = None
+        self._identity: str | None = None
+        self._tls = tls
         self._protocol = protocol
         self._host = host
         self._gate = gate
         self._certificate = certificate
         self._engine = engine
         self._log = log
+        self._audit = audit
         self._on_open = on_open
         self._resume = resume
         # How many codes of refusals the log has.
@@ -82,7 +109,25 @@ class Session:
         # Why tick() will refuse the client, and the alarm for it.
         self._why = ""
         self._alarm: Alarm | None = None
-        log.debug("session %s: connected", self.name)
+        # When it was opened, if it was.
+        self._opened_at: float | None = None
+        self._is_refused = False
+        # Whether the client sends nothing more.
+        self._has_left = False
+        # Why the session ends, and the code of the error by which the hub ends it.
+        self._reason = ""
+        self._code: str | None = None
+        log.debug("connected", **self.fields)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields of each line about the session."""
+        return {"session": self._number, "identity": self._identity, "address": self._peer}
+
+    @property
+    def _audit_fields(self) -> dict[str, Any]:
+        wire = self._protocol.wire or None
+        return {**self.fields, "client": self._client, "wire": wire, "tls": self._tls}
 
     def on_event(self, event: ClientEvent | ServerEvent) -> None:
         """Handle an event of the protocol object."""
@@ -93,12 +138,14 @@ class Session:
                 # Clients of Hyps for Nim do not look at the codes of refusals.
                 self._refusals += 1
                 why = Refusal(0, bytes([refused])).error()
-                self._log.warning("session %s: a record was refused: %s", self.name, why)
+                self._log.warning("a record was refused: %s", why, **self.fields)
         elif isinstance(event, PeerError):
-            code, text = event.code, event.message
-            self._log.info("session %s: the client gave up: %s: %s", self.name, code, text)
+            self.note_end(f"the client gave up: {event.code}: {event.message}")
+        elif isinstance(event, Closed):
+            self._has_left = True
 
     def _on_hello(self, hello: Hello) -> None:
+        self._client = hello.client
         credentials = Credentials(
             token=hello.token,
             certificate=self._certificate,
@@ -113,9 +160,10 @@ class Session:
     async def _identify(self, credentials: Credentials) -> None:
         """Find out who the client is, and open the session or refuse it."""
         try:
-            grants = await self._gate.admit(credentials, f"session {self.name}")
+            grants = await self._gate.admit(credentials, self.fields)
         except CannotAuthenticate as error:
             if self._protocol.state is State.GREETED:
+                self._note_refusal(ErrorCode.INTERNAL, str(error))
                 self._protocol.refuse(str(error), ErrorCode.INTERNAL)
             return
         if self._protocol.state is State.GREETED:
@@ -133,17 +181,17 @@ class Session:
             self._protocol.access = GrantedAccess(grants)
         self._protocol.accept()
         if self._protocol.state is State.CLOSED:
-            self._log.warning("session %s: refused (limit): there are as many as may be", self.name)
+            self._note_refusal(ErrorCode.LIMIT, "there are as many sessions as may be")
             return
-        who = [self._peer, credentials.client, grants.name]
-        self.name = f"{self._number} ({', '.join(filter(None, who))})"
-        self._log.debug("session %s: opened", self.name)
+        self._identity = grants.name or None
+        self._opened_at = self._engine.clock.now()
+        self._audit.opened(self._audit_fields)
         self._on_open()
 
     def _refuse_later(self, why: str) -> None:
         self._why = why
         # Log it now: a guesser may not wait for the answer.
-        self._log.warning("session %s: refused: %s", self.name, self._why)
+        self._note_refusal(ErrorCode.AUTH, why)
         # Only this client waits: nothing else of its address does.
         now = self._engine.clock.now()
         delay = self._gate.penalize(self._host, now)
@@ -156,17 +204,55 @@ class Session:
             self._protocol.refuse(self._why, ErrorCode.AUTH)
 
     def on_violation(self, error: RemoteProtocolError) -> None:
-        """Log that the client broke the rules."""
-        # The code is part of the line's text, by which the log bounds its rate: many refusals with
-        # one code do not crowd out the first one with another.
-        self._log.warning(f"session %s: refused ({error.code}): %s", self.name, error)
+        """Note that the client broke the rules."""
+        if self._opened_at is not None:
+            self.note_end(str(error), error.code)
+        elif isinstance(error, HTTP1Request):
+            self._audit.probed(self.fields)
+        else:
+            self._note_refusal(error.code, str(error))
 
-    def end(self) -> None:
-        """Log that the connection has ended."""
+    def _note_refusal(self, code: str, reason: str) -> None:
+        if not self._is_refused:
+            self._is_refused = True
+            self._audit.refused(self._audit_fields, code, reason)
+
+    def note_end(self, reason: str, code: str | None = None) -> None:
+        """Note why the session is about to end, for the audit log. The first reason counts.
+
+        :param code: of the error by which the hub ends it, if it does
+        """
+        if not self._reason:
+            self._reason = reason
+            self._code = code
+
+    def end(self, broken: BaseException | None = None, *, is_leaving: bool = False) -> None:
+        """Log that the connection has ended.
+
+        :param broken: what broke it, if anything did
+        :param is_leaving: whether the hub shuts down
+        """
         if self._alarm is not None:
             self._engine.cancel(self._alarm)
             self._alarm = None
-        missed = self._protocol.missed
-        if missed:
-            self._log.info("session %s: missed %d messages", self.name, missed)
-        self._log.debug("session %s: ended", self.name)
+        if self._opened_at is None:
+            self._log.debug("disconnected", **self.fields, reason=self._reason or None)
+            return
+        fields = {
+            **self._audit_fields,
+            "seconds": round(self._engine.clock.now() - self._opened_at, 3),
+            "channels": self._protocol.channels_at_end,
+            "missed": self._protocol.missed,
+        }
+        self.note_end(self._why_ended(broken, is_leaving))
+        self._audit.ended(fields, self._code, self._reason)
+
+    def _why_ended(self, broken: BaseException | None, is_leaving: bool) -> str:
+        if is_leaving:
+            return "the hub shut down"
+        if self._has_left:
+            return "the client left"
+        if broken is None:
+            return "the hub closed the connection"
+        why = reason_of(broken) if isinstance(broken, OSError) else str(broken)
+        return f"the connection broke: {why or type(broken).__name__}"

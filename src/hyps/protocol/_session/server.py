@@ -66,6 +66,9 @@ class ServerProtocol(Endpoint[Hello | Taken]):
     :param features: names of the extensions that it knows, see :attr:`features`
     """
 
+    #: How many channels the session held when it ended.
+    channels_at_end: int = 0
+
     _PEER = "client"
     _outbox_type: ClassVar[type[Outbox]] = Outbox
 
@@ -132,6 +135,11 @@ class ServerProtocol(Endpoint[Hello | Taken]):
     def channels(self) -> int:
         """How many channels the session holds."""
         return len(self._channels)
+
+    @property
+    def wire(self) -> str:
+        """The wire that the client speaks: ``"hyps"`` or ``"http2"``; empty until it has begun."""
+        return self._wire.name
 
     @property
     def refusals(self) -> bytes:
@@ -204,6 +212,7 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         self._work = None
         self._frame_work = 0
         channels, self._channels = self._channels, []
+        self.channels_at_end = len(channels)
         self._broker.close_session(self, self._outbox, channels)
 
     def _advance(self) -> bool:
