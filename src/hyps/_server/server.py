@@ -8,7 +8,6 @@ import os
 import secrets
 import ssl
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import anyio
@@ -23,7 +22,7 @@ from .._net import tls as _tls
 from .._net.addresses import DEFAULT_HOST, DEFAULT_PORT, TCPAddress, UnixAddress
 from .._net.clock import clock_of
 from .._net.engine import Engine
-from .._net.listening import listen
+from .._net.listening import address_of, check_listening, listen, listen_at
 from .._net.pump import Pump
 from .._net.sockets import Transport
 from .._version import __version__
@@ -36,7 +35,7 @@ from .strangers import Stranger, Strangers
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
     from anyio.abc import ByteStream, SocketListener
 
@@ -62,6 +61,8 @@ class Server(anyio.AsyncContextManagerMixin):
     :param port: a port number; 0 for any free one, which :attr:`urls` then tells
     :param uds: path of a Unix socket to listen on, instead of host and port
     :param uds_mode: permissions of the Unix socket, such as 0o660; None leaves them to the umask
+    :param sockets: listen at these instead, which listen already, TCP or Unix: what systemd or a
+        parent process passes. The hub closes them when it is left. It removes no file of theirs.
     :param token: the token that clients must present; None lets everybody in
     :param authenticate: decides instead of a token who a client is, and what it may do: a function,
         async or not, that gets :class:`Credentials` and returns :class:`Grants`, or None to refuse
@@ -83,6 +84,7 @@ class Server(anyio.AsyncContextManagerMixin):
         *,
         uds: str | os.PathLike[str] | None = None,
         uds_mode: int | None = None,
+        sockets: Iterable[socket.socket] | None = None,
         token: str | None = None,
         authenticate: Authenticate | None = None,
         ssl_context: ssl.SSLContext | None = None,
@@ -105,6 +107,11 @@ class Server(anyio.AsyncContextManagerMixin):
                 f"which is {uds_mode:#o}"
             )
         self._uds_mode = uds_mode
+        self._sockets = None if sockets is None else tuple(sockets)
+        if self._sockets is not None:
+            if (host, port, uds) != (DEFAULT_HOST, DEFAULT_PORT, None):
+                raise ValueError("give sockets, or host and port, or uds")
+            check_listening(self._sockets, tls=ssl_context is not None)
         self._ssl_context = ssl_context
         self._broker = self._broker_type(secrets.token_hex(6), limits, self._on_chore)
         limits = self._broker.limits
@@ -136,7 +143,10 @@ class Server(anyio.AsyncContextManagerMixin):
     async def __asynccontextmanager__(self) -> AsyncIterator[Server]:
         self._is_leaving = False
         load_wires()
-        listeners = await listen(self._address, self._uds_mode)
+        if self._sockets is None:
+            listeners = await listen(self._address, self._uds_mode)
+        else:
+            listeners = await listen_at(self._sockets)
         if isinstance(self._address, UnixAddress):
             self._socket_id = _file_id(self._address.path)
         addresses = [self._bound_address(listener) for listener in listeners]
@@ -196,9 +206,7 @@ class Server(anyio.AsyncContextManagerMixin):
     def _bound_address(self, listener: SocketListener) -> TCPAddress | UnixAddress:
         if isinstance(self._address, UnixAddress):
             return self._address
-        address = listener.extra(SocketAttribute.local_address)
-        assert isinstance(address, tuple)
-        return replace(self._address, host=address[0], port=address[1])
+        return address_of(listener.extra(SocketAttribute.raw_socket), self._address.scheme)
 
     def _remove_socket(self) -> None:
         """Remove the Unix socket's file, unless another server has replaced it."""
@@ -400,6 +408,7 @@ async def serve(
     *,
     uds: str | os.PathLike[str] | None = None,
     uds_mode: int | None = None,
+    sockets: Iterable[socket.socket] | None = None,
     token: str | None = None,
     authenticate: Authenticate | None = None,
     ssl_context: ssl.SSLContext | None = None,
@@ -412,6 +421,7 @@ async def serve(
     :param port: a port number; 0 for any free one
     :param uds: path of a Unix socket to listen on, instead of host and port
     :param uds_mode: permissions of the Unix socket, see :class:`Server`
+    :param sockets: listen at these instead, see :class:`Server`
     :param token: the token that clients must present; None lets everybody in
     :param authenticate: decides instead who a client is, see :class:`Server`
     :param ssl_context: for TLS, see :class:`Server`
@@ -424,6 +434,7 @@ async def serve(
         port,
         uds=uds,
         uds_mode=uds_mode,
+        sockets=sockets,
         token=token,
         authenticate=authenticate,
         ssl_context=ssl_context,

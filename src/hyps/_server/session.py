@@ -126,7 +126,7 @@ class Session:
 
     @property
     def _audit_fields(self) -> dict[str, Any]:
-        wire = self._protocol.wire or None
+        wire = self._protocol.wire_name or None
         return {**self.fields, "client": self._client, "wire": wire, "tls": self._tls}
 
     def on_event(self, event: ClientEvent | ServerEvent) -> None:
@@ -242,7 +242,10 @@ class Session:
             **self._audit_fields,
             "seconds": round(self._engine.clock.now() - self._opened_at, 3),
             "channels": self._protocol.channels_at_end,
+            "published": self._protocol.published,
             "missed": self._protocol.missed,
+            "bytes_received": self._protocol.bytes_received,
+            "bytes_sent": self._protocol.bytes_sent,
         }
         self.note_end(self._why_ended(broken, is_leaving))
         self._audit.ended(fields, self._code, self._reason)

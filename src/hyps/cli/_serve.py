@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 
 import anyio
 import click
+from click.core import ParameterSource
 
 from .. import Limits, Server, __version__
 from .._server.clients import ClientTable
 from ._common import backend_option, run, run_until_signal, token_option
 from ._config import read_config
-from ._output import log_to_stderr, stdout
+from ._logging import LOG_FORMATS, json_line, log_to_stderr
+from ._output import stdout
+from ._systemd import systemd, take_sockets
 
 if TYPE_CHECKING:
     from typing import Any
@@ -147,7 +150,14 @@ def _make_ssl_context(cert: str | None, key: str | None) -> ssl.SSLContext | Non
     help="Read options, limits and clients from a TOML file. Options and variables go before it.",
 )
 @click.option("--check-config", is_flag=True, help="Check the file of --config, and end.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Interface to listen on.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    envvar="HYPS_HOST",
+    show_envvar=True,
+    help="Interface to listen on.",
+)
 @click.option(
     "--port",
     cls=_PortOption,
@@ -158,11 +168,19 @@ def _make_ssl_context(cert: str | None, key: str | None) -> ssl.SSLContext | Non
     show_envvar=True,
     help="Port to listen on; 0 for any free one.",
 )
-@click.option("--uds", metavar="PATH", help="Unix socket to listen on, instead of host and port.")
+@click.option(
+    "--uds",
+    metavar="PATH",
+    envvar="HYPS_UDS",
+    show_envvar=True,
+    help="Unix socket to listen on, instead of host and port.",
+)
 @click.option(
     "--uds-mode",
     metavar="MODE",
     callback=_parse_mode,
+    envvar="HYPS_UDS_MODE",
+    show_envvar=True,
     help="Permissions of the Unix socket, in octal, such as 660. [default: what the umask leaves]",
 )
 @token_option(callback=_check_token)
@@ -170,12 +188,16 @@ def _make_ssl_context(cert: str | None, key: str | None) -> ssl.SSLContext | Non
     "--cert",
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
+    envvar="HYPS_CERT",
+    show_envvar=True,
     help="Certificate chain for TLS, with the private key unless --key has it.",
 )
 @click.option(
     "--key",
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
+    envvar="HYPS_KEY",
+    show_envvar=True,
     help="Private key of --cert.",
 )
 @click.option(
@@ -184,10 +206,22 @@ def _make_ssl_context(cert: str | None, key: str | None) -> ssl.SSLContext | Non
     multiple=True,
     metavar="NAME=NUMBER",
     callback=_parse_limits,
-    help="Set a bound of the hub, for example max_message=65536. May be given several times.",
+    envvar="HYPS_LIMIT",
+    show_envvar=True,
+    help="Set a bound of the hub, for example max_message=65536. May be given several times; the "
+    "variable has blanks between them.",
 )
 @backend_option
-@click.option("-v", "--verbose", is_flag=True, help="Log each session.")
+@click.option(
+    "--log-format",
+    type=click.Choice(LOG_FORMATS),
+    default="text",
+    show_default=True,
+    envvar="HYPS_LOG_FORMAT",
+    show_envvar=True,
+    help="Log lines for people, or JSON objects.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Log details, of connections for example.")
 def serve(
     config: Config | None,
     check_config: bool,
@@ -200,12 +234,21 @@ def serve(
     key: str | None,
     limits: Limits,
     backend: str | None,
+    log_format: str,
     verbose: bool,
 ) -> None:
     """Run a hub until SIGINT or SIGTERM, then close cleanly."""
     log_to_stderr(
-        logging.DEBUG if verbose else logging.INFO, "%(asctime)s %(levelname)s %(message)s"
+        logging.DEBUG if verbose else logging.INFO,
+        "%(asctime)s %(levelname)s %(message)s",
+        log_format,
     )
+    systemd.take()
+    passed = take_sockets()
+    if passed.hub:
+        _check_no_address(click.get_current_context())
+    if passed.http:
+        raise click.UsageError("systemd passes a socket of the name http, and there is no --http")
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     if uds_mode is not None and uds is None:
         raise click.UsageError("--uds-mode needs --uds")
@@ -222,6 +265,7 @@ def serve(
             port,
             uds=uds,
             uds_mode=uds_mode,
+            sockets=passed.hub or None,
             token=token,
             authenticate=ClientTable(clients) if clients else None,
             ssl_context=ssl_context,
@@ -238,11 +282,39 @@ def serve(
         # The socket file then has this mode from its creation on. The hub creates no other file.
         os.umask(0o777 & ~uds_mode)
     _raise_file_limit()
-    run(partial(run_until_signal, partial(_serve, server)), backend)
-    click.echo("hyps: closed", err=True)
+    run(partial(_run, server, log_format), backend)
+    if log_format == "json":
+        logging.getLogger("hyps.serve").info("closed")
+    else:
+        click.echo("hyps: closed", err=True)
 
 
-async def _serve(server: Server) -> None:
+def _check_no_address(context: click.Context) -> None:
+    for name in ("host", "port", "uds"):
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(
+                f"systemd passes the sockets to listen at, and --{name} is for another one"
+            )
+
+
+async def _run(server: Server, log_format: str) -> None:
+    async with anyio.create_task_group() as tasks:
+        # It goes on while the hub waits for its clients to leave.
+        tasks.start_soon(systemd.watch)
+        await run_until_signal(partial(_serve, server, log_format))
+        tasks.cancel_scope.cancel()
+
+
+async def _serve(server: Server, log_format: str) -> None:
     async with server:
-        await stdout.print(f"hyps {__version__} listening at {', '.join(server.urls)}")
-        await anyio.sleep_forever()
+        where = ", ".join(server.urls)
+        if log_format == "json":
+            text = json_line("listening", version=__version__, urls=server.urls)
+        else:
+            text = f"hyps {__version__} listening at {where}"
+        await stdout.print(text)
+        systemd.ready(f"listening at {where}")
+        try:
+            await anyio.sleep_forever()
+        finally:
+            systemd.stopping()

@@ -127,6 +127,11 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         self._wire = self._outbox.wire = wire
 
     @property
+    def wire_name(self) -> str:
+        """What the client speaks: ``"hyps"`` or ``"http2"``; empty until that is known."""
+        return self._wire.name
+
+    @property
     def missed(self) -> int:
         """How many messages were dropped for this session, because a bound left no room."""
         return self._outbox.missed
@@ -135,11 +140,6 @@ class ServerProtocol(Endpoint[Hello | Taken]):
     def channels(self) -> int:
         """How many channels the session holds."""
         return len(self._channels)
-
-    @property
-    def wire(self) -> str:
-        """The wire that the client speaks: ``"hyps"`` or ``"http2"``; empty until it has begun."""
-        return self._wire.name
 
     @property
     def refusals(self) -> bytes:

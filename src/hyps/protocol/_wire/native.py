@@ -24,8 +24,6 @@ class NativeWire(FrameDecoder, Wire):
     :param preface: expect the preface first, as the hub does; else send it
     """
 
-    name = "hyps"
-
     def __init__(self, max_frame: int, *, preface: bool) -> None:
         super().__init__(max_frame, preface=preface)
         self._sends_preface = not preface

@@ -107,7 +107,6 @@ class ServerWire(Http2Wire):
     What its client does need not be what Hyps' does: any number of requests at any time.
     """
 
-    name = "http2"
     held: int
     has_output: bool
     partial_size: int
