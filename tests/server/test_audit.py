@@ -130,7 +130,7 @@ async def test_a_client_that_breaks_the_rules(caplog: pytest.LogCaptureFixture) 
 
 
 async def test_a_client_that_is_silent(caplog: pytest.LogCaptureFixture) -> None:
-    with MemoryHub() as hub:
+    with MemoryHub(limits=Limits(close_timeout=0.05)) as hub:
         hub.freeze_clock()
         client = hyps.connect(hub.url)
         await client.connect()

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("hyps.systemd")
 
+#: A busy systemd reads late. The hub waits so long, in seconds, rather than not to be heard.
+_LONGEST_WAIT: Final = 1.0
+
 #: The first descriptor that systemd passes.
 _FIRST: Final = 3
 
@@ -67,10 +70,11 @@ class Systemd:
         if self._patience is None:
             return
         while True:
-            self._send("WATCHDOG=1")
+            # If there is no room, there is for the next one.
+            self._send("WATCHDOG=1", timeout=0.0)
             await anyio.sleep(self._patience / 2)
 
-    def _send(self, *assignments: str) -> None:
+    def _send(self, *assignments: str, timeout: float = _LONGEST_WAIT) -> None:
         if not self._address:
             return
         # The first character of an abstract address, which is no file, is written as @.
@@ -80,8 +84,10 @@ class Systemd:
         data = "\n".join(each.replace("\n", " ") for each in assignments).encode()
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
-                notifier.setblocking(False)
-                notifier.sendto(data, address)
+                notifier.settimeout(timeout)
+                # Only a connected socket can wait for room.
+                notifier.connect(address)
+                notifier.send(data)
         except (OSError, ValueError, AttributeError) as error:
             _log.debug("cannot notify systemd: %s", error)
 
