@@ -173,6 +173,9 @@ class Log:
             shown = [_shown(arg) for arg in args]
             told = {name: _shown(value) for name, value in fields.items() if value is not None}
             extra = {"hyps": told, "hyps_event": text % tuple(shown) if shown else text}
+            if not shown and (told or omitted):
+                # Logging formats only texts with arguments, and now there are some.
+                text = text.replace("%", "%%")
             if told:
                 text += " %s"
                 shown.append(" ".join(f"{name}={_spelled(told[name])}" for name in told))
