@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .._logs import Log
     from .._net.engine import Alarm, Engine
     from ..protocol import ClientEvent, ServerEvent, ServerProtocol
+    from .census import Entry
     from .gate import Gate
     from .identity import Grants
 
@@ -28,6 +29,7 @@ class Session:
     :param host: address of the client, by which the hub counts wrong tokens
     :param gate: decides who the client is
     :param certificate: the client's, if it has one
+    :param entry: what operators see of it
     :param engine: gives the time and calls :meth:`tick`
     :param log: the hub's
     :param on_open: called when the session opens
@@ -38,6 +40,7 @@ class Session:
         "_alarm",
         "_certificate",
         "_engine",
+        "_entry",
         "_gate",
         "_host",
         "_log",
@@ -60,6 +63,7 @@ class Session:
         host: str,
         gate: Gate,
         certificate: Mapping[str, Any] | None,
+        entry: Entry,
         engine: Engine,
         log: Log,
         on_open: Callable[[], object],
@@ -73,6 +77,7 @@ class Session:
         self._host = host
         self._gate = gate
         self._certificate = certificate
+        self._entry = entry
         self._engine = engine
         self._log = log
         self._on_open = on_open
@@ -115,6 +120,7 @@ class Session:
         try:
             grants = await self._gate.admit(credentials, f"session {self.name}")
         except CannotAuthenticate as error:
+            self._entry.refuse("error")
             if self._protocol.state is State.GREETED:
                 self._protocol.refuse(str(error), ErrorCode.INTERNAL)
             return
@@ -133,8 +139,10 @@ class Session:
             self._protocol.access = GrantedAccess(grants)
         self._protocol.accept()
         if self._protocol.state is State.CLOSED:
+            self._entry.refuse("limit")
             self._log.warning("session %s: refused (limit): there are as many as may be", self.name)
             return
+        self._entry.open(credentials.client, grants.name)
         who = [self._peer, credentials.client, grants.name]
         self.name = f"{self._number} ({', '.join(filter(None, who))})"
         self._log.debug("session %s: opened", self.name)
@@ -142,6 +150,7 @@ class Session:
 
     def _refuse_later(self, why: str) -> None:
         self._why = why
+        self._entry.refuse("token")
         # Log it now: a guesser may not wait for the answer.
         self._log.warning("session %s: refused: %s", self.name, self._why)
         # Only this client waits: nothing else of its address does.
@@ -159,6 +168,7 @@ class Session:
         """Log that the client broke the rules."""
         # The code is part of the line's text, by which the log bounds its rate: many refusals with
         # one code do not crowd out the first one with another.
+        self._entry.refuse(error.code)
         self._log.warning(f"session %s: refused ({error.code}): %s", self.name, error)
 
     def end(self) -> None:

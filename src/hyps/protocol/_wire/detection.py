@@ -53,6 +53,8 @@ class UnknownWire(Wire):
     :param on_known: receives the wire once it is known
     """
 
+    name = ""
+
     def __init__(
         self,
         max_frame: int,
