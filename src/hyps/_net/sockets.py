@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     _Socket = socket.socket
 
 
-#: Where Linux has the smoothed round trip time: tcpi_rtt in ``struct tcp_info`` of <linux/tcp.h>, in
-#: microseconds, behind 8 bytes and 15 numbers of 32 bits. The kernel only appends to the struct.
+#: Where Linux has the smoothed round trip time, in microseconds: tcpi_rtt in ``struct tcp_info`` of
+#: <linux/tcp.h>, behind 8 bytes and 15 numbers of 32 bits. The kernel only appends to the struct.
 _RTT: Final = struct.Struct("=68xI")
 
 

@@ -8,7 +8,6 @@ from ..protocol import Refusal, Verb, encode
 from .identity import GrantedAccess
 
 if TYPE_CHECKING:
-    from ..protocol import HypsError
     from .identity import Grants
     from .server import Server
 
@@ -23,25 +22,26 @@ def post(server: Server, grants: Grants, channel: str, data: bytes) -> None:
     :raises HypsError: what the hub refused, as a client's ``publish()`` would raise
     """
     record = encode(channel, data)
-    error = _refuse(server, grants, channel)
-    if error is None:
-        broker = server.broker
-        codes: list[bytes] = []
-        broker.publish(record, 0, codes)
-        # As after the records of a session: chores go on while the hub is busy.
-        broker.do_chores()
-        error = _error_of(b"".join(codes))
-    if error is not None:
-        raise error
+    check(server, grants, channel)
+    codes: list[bytes] = []
+    server.broker.publish(record, 0, codes)
+    # As after the records of a session: chores go on while the hub is busy.
+    server.broker.do_chores()
+    [code] = codes
+    if code != b"k":
+        raise Refusal(0, code).error()
 
 
-def _refuse(server: Server, grants: Grants, channel: str) -> HypsError | None:
+def check(server: Server, grants: Grants, channel: str) -> None:
+    """Raise what :func:`post` would, as far as it does not depend on the message."""
+    # It must be a name before anything else is said of it.
+    encode(channel, b"")
+    code = b""
     if server.state != "ready":
-        return _error_of(b"u")
-    if not GrantedAccess(grants).may(Verb.PUBLISH, channel):
-        return _error_of(b"d")
-    return None
-
-
-def _error_of(code: bytes) -> HypsError | None:
-    return None if code == b"k" else Refusal(0, code).error()
+        code = b"u"
+    elif not GrantedAccess(grants).may(Verb.PUBLISH, channel):
+        code = b"d"
+    elif len(channel.encode()) > server.broker.limits.max_channel:
+        code = b"n"
+    if code:
+        raise Refusal(0, code).error()

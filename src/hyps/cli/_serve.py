@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import ssl
+from contextlib import AsyncExitStack
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import anyio
 import click
 
-from .. import Limits, Server, __version__
+from .. import InvalidURL, Limits, Server, __version__
 from .._server.clients import ClientTable
 from ._common import backend_option, run, run_until_signal, token_option
 from ._config import read_config
@@ -22,6 +23,7 @@ from ._output import log_to_stderr, stdout
 if TYPE_CHECKING:
     from typing import Any
 
+    from ..ops import HTTPServer
     from ._config import Config
 
 
@@ -136,6 +138,20 @@ def _make_ssl_context(cert: str | None, key: str | None) -> ssl.SSLContext | Non
     return context
 
 
+def _make_http_server(server: Server, address: str | None) -> HTTPServer | None:
+    if address is None:
+        return None
+    try:
+        # Most hubs do without, and need not have what it imports.
+        from ..ops import HTTPServer
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"--http: {error}") from None
+    try:
+        return HTTPServer(server, address)
+    except InvalidURL as error:
+        raise click.UsageError(f"--http: {error}") from None
+
+
 @click.command()
 @click.option(
     "--config",
@@ -157,6 +173,14 @@ def _make_ssl_context(cert: str | None, key: str | None) -> ssl.SSLContext | Non
     envvar="HYPS_PORT",
     show_envvar=True,
     help="Port to listen on; 0 for any free one.",
+)
+@click.option(
+    "--http",
+    metavar="ADDRESS",
+    envvar="HYPS_HTTP",
+    show_envvar=True,
+    help="Serve health, metrics, tables and publishing over HTTP at host:port, or at :port for this "
+    "machine alone.",
 )
 @click.option("--uds", metavar="PATH", help="Unix socket to listen on, instead of host and port.")
 @click.option(
@@ -193,6 +217,7 @@ def serve(
     check_config: bool,
     host: str,
     port: int,
+    http: str | None,
     uds: str | None,
     uds_mode: int | None,
     token: str | None,
@@ -229,6 +254,7 @@ def serve(
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    http_server = _make_http_server(server, http)
     if check_config:
         if config is None:
             raise click.UsageError("--check-config needs --config")
@@ -238,11 +264,15 @@ def serve(
         # The socket file then has this mode from its creation on. The hub creates no other file.
         os.umask(0o777 & ~uds_mode)
     _raise_file_limit()
-    run(partial(run_until_signal, partial(_serve, server)), backend)
+    run(partial(run_until_signal, partial(_serve, server, http_server)), backend)
     click.echo("hyps: closed", err=True)
 
 
-async def _serve(server: Server) -> None:
-    async with server:
+async def _serve(server: Server, http_server: HTTPServer | None) -> None:
+    async with AsyncExitStack() as stack:
+        if http_server is not None:
+            # First, so that it outlives the hub: it tells that the hub shuts down.
+            await stack.enter_async_context(http_server)
+        await stack.enter_async_context(server)
         await stdout.print(f"hyps {__version__} listening at {', '.join(server.urls)}")
         await anyio.sleep_forever()
