@@ -179,8 +179,8 @@ def _make_http_server(server: Server, address: str | None) -> HTTPServer | None:
     metavar="ADDRESS",
     envvar="HYPS_HTTP",
     show_envvar=True,
-    help="Serve health, metrics, tables and publishing over HTTP at host:port, or at :port for this "
-    "machine alone.",
+    help="Serve health, metrics, tables and publishing over HTTP at host:port, or at :port for "
+    "this machine alone.",
 )
 @click.option("--uds", metavar="PATH", help="Unix socket to listen on, instead of host and port.")
 @click.option(

@@ -112,6 +112,8 @@ class Connection:
             raise Refusal(408, f"the request's head took more than {self._timeout:g} seconds")
         if not isinstance(event, h11.Request):
             return None
+        if event.http_version not in (b"1.1", b"1.0"):
+            raise Refusal(505, "this port speaks HTTP/1.1")
         method = event.method.decode("ascii")
         self._is_head = method == "HEAD"
         request = Request(method, event.target, list(event.headers), self._host)
@@ -125,8 +127,9 @@ class Connection:
             try:
                 event = self._h11.next_event()
             except h11.RemoteProtocolError as error:
-                # Of these errors h11 quotes nothing.
-                raise Refusal(error.error_status_hint, f"no HTTP/1.1: {error}") from None
+                # Its words may quote what came, and with that a token.
+                why = f"this is no HTTP/1.1, or its head has more than {_MAX_HEAD} bytes"
+                raise Refusal(error.error_status_hint, why) from None
             if event is not h11.NEED_DATA:
                 return event
             try:
