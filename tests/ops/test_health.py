@@ -124,7 +124,7 @@ async def test_a_page_that_is_none_and_a_method_that_is_none() -> None:
 async def test_it_says_where_it_listens(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     site = HTTPServer(hyps.Server(), "localhost:0")
-    assert site.urls == ()
+    assert not site.urls
     async with site:
         assert logged(caplog, "hyps.ops", logging.INFO) == [
             f"health, metrics and tables at {', '.join(site.urls)}"

@@ -118,7 +118,7 @@ class Server(anyio.AsyncContextManagerMixin):
         self._pumps: set[Pump[ServerProtocol]] = set()
         self._accepted = 0
         self._census = Census()
-        self._state: Literal["new", "ready", "draining", "closed"] = "new"
+        self._state = "new"
         self._all_left: anyio.Event | None = None
         self._urls: tuple[str, ...] = ()
         self._socket_id: tuple[int, int] | None = None
@@ -134,7 +134,7 @@ class Server(anyio.AsyncContextManagerMixin):
         return self._urls
 
     @property
-    def state(self) -> Literal["new", "ready", "draining", "closed"]:
+    def state(self) -> str:
         """Whether it takes clients: ``"ready"`` while it listens.
 
         It is ``"new"`` before, ``"draining"`` while it waits for its clients to leave, and then
