@@ -83,7 +83,7 @@ class LogWatch(logging.Handler):
         self._report.warnings[f"{record.name}: {record.msg[:40]}..."] += 1
 
     def install(self) -> None:
-        for name in ("hyps.client", "hyps.server", "hyps.audit", "asyncio", "trio"):
+        for name in ("hyps.client", "hyps.server", "hyps.audit", "hyps.ops", "asyncio", "trio"):
             logger = logging.getLogger(name)
             logger.addHandler(self)
             logger.propagate = False

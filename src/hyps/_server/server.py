@@ -8,7 +8,7 @@ import os
 import secrets
 import ssl
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 import anyio
 from anyio.abc import SocketAttribute, TaskStatus
@@ -20,6 +20,7 @@ from .._logs import Log
 from .._net import sockets as _sockets
 from .._net import tls as _tls
 from .._net.addresses import DEFAULT_HOST, DEFAULT_PORT, TCPAddress, UnixAddress
+from .._net.backend import loop_name
 from .._net.clock import clock_of
 from .._net.engine import Engine
 from .._net.listening import address_of, check_listening, listen, listen_at
@@ -29,6 +30,7 @@ from .._version import __version__
 from ..protocol import Broker, ErrorCode, Limits, ServerProtocol
 from ..protocol._wire.registry import load_wires
 from .audit import Audit
+from .census import Census
 from .gate import CannotAuthenticate, Gate
 from .session import Session
 from .strangers import Stranger, Strangers
@@ -124,7 +126,8 @@ class Server(anyio.AsyncContextManagerMixin):
         self._chore: anyio.Event | None = None
         self._pumps: set[Pump[ServerProtocol]] = set()
         self._accepted = 0
-        self._is_leaving = False
+        self._census = Census()
+        self._state = "new"
         self._all_left: anyio.Event | None = None
         self._urls: tuple[str, ...] = ()
         self._socket_id: tuple[int, int] | None = None
@@ -139,9 +142,37 @@ class Server(anyio.AsyncContextManagerMixin):
         """The URLs that clients connect to; empty until the server listens."""
         return self._urls
 
+    @property
+    def state(self) -> str:
+        """Whether it takes clients: ``"ready"`` while it listens.
+
+        It is ``"new"`` before, ``"draining"`` while it waits for its clients to leave, and then
+        ``"closed"``.
+        """
+        return self._state
+
+    @property
+    def asks_for(self) -> Literal["nothing", "token", "certificate"]:
+        """What a client must show to be let in.
+
+        ``"token"`` also stands for whatever ``authenticate`` asks for.
+        """
+        if self._gate.asks:
+            return "token"
+        context = self._ssl_context
+        is_certified = context is not None and context.verify_mode == ssl.CERT_REQUIRED
+        return "certificate" if is_certified else "nothing"
+
+    @property
+    def census(self) -> Census:
+        """What :mod:`hyps.ops` shows of connections and sessions.
+
+        :meta private:
+        """
+        return self._census
+
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncIterator[Server]:
-        self._is_leaving = False
         load_wires()
         if self._sockets is None:
             listeners = await listen(self._address, self._uds_mode)
@@ -149,6 +180,7 @@ class Server(anyio.AsyncContextManagerMixin):
             listeners = await listen_at(self._sockets)
         if isinstance(self._address, UnixAddress):
             self._socket_id = _file_id(self._address.path)
+        self._census.start()
         addresses = [self._bound_address(listener) for listener in listeners]
         self._urls = tuple(map(str, addresses))
         self._warn_if_open(addresses)
@@ -157,23 +189,22 @@ class Server(anyio.AsyncContextManagerMixin):
                 engine.start_soon(self._keep_house)
                 for listener in listeners:
                     engine.start_soon(self._accept, listener, engine)
+                self._state = "ready"
                 try:
                     yield self
                 finally:
                     await self._leave(listeners)
         finally:
+            self._state = "closed"
             self._remove_socket()
             self._log.tell_omitted()
             self._audit.tell_omitted()
 
     def _warn_if_open(self, addresses: Sequence[TCPAddress | UnixAddress]) -> None:
         """Warn if the hub lets in everybody who can reach this machine."""
-        asks = self._gate.asks or (
-            self._ssl_context is not None and self._ssl_context.verify_mode == ssl.CERT_REQUIRED
-        )
         hosts = [each.host for each in addresses if isinstance(each, TCPAddress)]
         is_local = all(ipaddress.ip_address(host.partition("%")[0]).is_loopback for host in hosts)
-        if not (asks or is_local):
+        if self.asks_for == "nothing" and not is_local:
             self._log.warning(
                 "everybody who reaches %s is let in: there is no token", ", ".join(self._urls)
             )
@@ -217,7 +248,7 @@ class Server(anyio.AsyncContextManagerMixin):
 
     async def _leave(self, listeners: Sequence[SocketListener]) -> None:
         """Stop accepting, ask all clients to leave, and give them time to do so."""
-        self._is_leaving = True
+        self._state = "draining"
         self._remove_socket()
         # Spread their return: the hub that they go to should not have to open all sessions at once.
         for number, pump in enumerate(self._pumps):
@@ -256,12 +287,14 @@ class Server(anyio.AsyncContextManagerMixin):
             transport = await _sockets.adopt(raw)
         except OSError:
             return
+        self._census.accepted += 1
         stream = transport.stream
         host, name = _peer(stream)
         scope = anyio.CancelScope()
         stranger = Stranger(host, scope.cancel)
         closed = self._strangers.enter(stranger)
         if closed is not None:
+            self._census.refused["crowd"] += 1
             self._log.warning(
                 "closed a connection that had not opened a session: there are too many such",
                 address=closed.address,
@@ -271,7 +304,7 @@ class Server(anyio.AsyncContextManagerMixin):
                 if self._ssl_context is not None:
                     transport = Transport(await self._wrap(stream, self._ssl_context))
                 # The goodbyes would miss a connection that is accepted during shutdown.
-                if not self._is_leaving:
+                if self._state == "ready":
                     # Shielded: a cancelled server still gives its sessions time to end.
                     await self._serve_session(transport, engine, stranger, name, shield=True)
         except _tls.NotBegun:
@@ -281,6 +314,7 @@ class Server(anyio.AsyncContextManagerMixin):
             if isinstance(error, ssl.SSLError) and error.reason == "HTTP_REQUEST":
                 self._audit.probed({"address": name})
             else:
+                self._census.refused["tls"] += 1
                 self._audit.refused({"address": name, "tls": True}, "tls", _why_no_tls(error))
         except Exception:
             # A bug in the hub must not end the other sessions.
@@ -290,8 +324,12 @@ class Server(anyio.AsyncContextManagerMixin):
             await anyio.aclose_forcefully(stream)
 
     async def _wrap(self, stream: ByteStream, ssl_context: ssl.SSLContext) -> ByteStream:
-        with anyio.fail_after(self._broker.limits.hello_timeout):
-            return await _tls.wrap(stream, ssl_context, server_side=True)
+        self._census.handshaking += 1
+        try:
+            with anyio.fail_after(self._broker.limits.hello_timeout):
+                return await _tls.wrap(stream, ssl_context, server_side=True)
+        finally:
+            self._census.handshaking -= 1
 
     async def admit(self, credentials: Credentials) -> Grants | None:
         """Decide who a client is that comes another way than over a session.
@@ -306,9 +344,11 @@ class Server(anyio.AsyncContextManagerMixin):
         try:
             grants = await self._gate.admit(credentials, who)
         except CannotAuthenticate as error:
+            self._census.refused["error"] += 1
             raise TimeoutError(str(error)) from None
         if grants is None:
             self._audit.refused(who, ErrorCode.AUTH, self._gate.why_refused(credentials))
+            self._census.refused["token"] += 1
             await anyio.sleep(self._gate.penalize(credentials.address, anyio.current_time()))
         return grants
 
@@ -319,6 +359,8 @@ class Server(anyio.AsyncContextManagerMixin):
 
         :param stream: a stream to a client
         """
+        self._census.accepted += 1
+        self._census.loop = self._census.loop or loop_name()
         host, name = _peer(stream)
         async with Engine(clock_of(stream)) as engine:
             stranger = Stranger(host, lambda: None)
@@ -345,14 +387,19 @@ class Server(anyio.AsyncContextManagerMixin):
             shield=shield,
         )
         stranger.abort = pump.abort
+        certificate = transport.stream.extra(TLSAttribute.peer_certificate, None)
+        entry = self._census.enter(
+            number, peer, transport, pump.protocol, tls=self._ssl_context is not None
+        )
         session = Session(
             pump.protocol,
             number,
             peer,
             host=stranger.address,
             gate=self._gate,
-            certificate=transport.stream.extra(TLSAttribute.peer_certificate, None),
+            certificate=certificate,
             tls=isinstance(transport.stream, _tls.TLSStream),
+            entry=entry,
             engine=engine,
             log=self._log,
             audit=self._audit,
@@ -370,7 +417,8 @@ class Server(anyio.AsyncContextManagerMixin):
             pump.protocol.close()
             pump.protocol.discard()
             self._pumps.discard(pump)
-            session.end(pump.broken, is_leaving=self._is_leaving)
+            session.end(pump.broken, is_leaving=self._state == "draining")
+            self._census.leave(entry)
             if self._all_left is not None and not self._pumps:
                 self._all_left.set()
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .._net.engine import Alarm, Engine
     from ..protocol import ClientEvent, ServerEvent, ServerProtocol
     from .audit import Audit
+    from .census import Entry
     from .gate import Gate
     from .identity import Grants
 
@@ -41,6 +42,7 @@ class Session:
     :param gate: decides who the client is
     :param certificate: the client's, if it has one
     :param tls: whether the connection has TLS
+    :param entry: what operators see of it
     :param engine: gives the time and calls :meth:`tick`
     :param log: the hub's
     :param audit: the hub's
@@ -55,6 +57,7 @@ class Session:
         "_client",
         "_code",
         "_engine",
+        "_entry",
         "_gate",
         "_has_left",
         "_host",
@@ -83,6 +86,7 @@ class Session:
         gate: Gate,
         certificate: Mapping[str, Any] | None,
         tls: bool,
+        entry: Entry,
         engine: Engine,
         log: Log,
         audit: Audit,
@@ -99,6 +103,7 @@ class Session:
         self._host = host
         self._gate = gate
         self._certificate = certificate
+        self._entry = entry
         self._engine = engine
         self._log = log
         self._audit = audit
@@ -162,6 +167,7 @@ class Session:
         try:
             grants = await self._gate.admit(credentials, self.fields)
         except CannotAuthenticate as error:
+            self._entry.refuse("error")
             if self._protocol.state is State.GREETED:
                 self._note_refusal(ErrorCode.INTERNAL, str(error))
                 self._protocol.refuse(str(error), ErrorCode.INTERNAL)
@@ -181,15 +187,18 @@ class Session:
             self._protocol.access = GrantedAccess(grants)
         self._protocol.accept()
         if self._protocol.state is State.CLOSED:
+            self._entry.refuse("limit")
             self._note_refusal(ErrorCode.LIMIT, "there are as many sessions as may be")
             return
         self._identity = grants.name or None
         self._opened_at = self._engine.clock.now()
+        self._entry.open(credentials.client, grants.name)
         self._audit.opened(self._audit_fields)
         self._on_open()
 
     def _refuse_later(self, why: str) -> None:
         self._why = why
+        self._entry.refuse("token")
         # Log it now: a guesser may not wait for the answer.
         self._note_refusal(ErrorCode.AUTH, why)
         # Only this client waits: nothing else of its address does.
@@ -205,6 +214,7 @@ class Session:
 
     def on_violation(self, error: RemoteProtocolError) -> None:
         """Note that the client broke the rules."""
+        self._entry.refuse(error.code)
         if self._opened_at is not None:
             self.note_end(str(error), error.code)
         elif isinstance(error, HTTP1Request):

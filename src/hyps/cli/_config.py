@@ -52,6 +52,7 @@ class Faults(Exception):
 _OPTIONS: Final[dict[str, type]] = {
     "host": str,
     "port": int,
+    "http": str,
     "uds": str,
     "uds_mode": str,
     "token": str,

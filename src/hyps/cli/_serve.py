@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import ssl
+from contextlib import AsyncExitStack
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import anyio
 import click
 from click.core import ParameterSource
 
-from .. import Limits, Server, __version__
+from .. import InvalidURL, Limits, Server, __version__
 from .._server.clients import ClientTable
 from ._common import backend_option, run, run_until_signal, token_option
 from ._config import read_config
@@ -25,6 +26,7 @@ from ._systemd import systemd, take_sockets
 if TYPE_CHECKING:
     from typing import Any
 
+    from ..ops import HTTPServer
     from ._config import Config
 
 
@@ -139,6 +141,20 @@ def _make_ssl_context(cert: str | None, key: str | None) -> ssl.SSLContext | Non
     return context
 
 
+def _make_http_server(server: Server, address: str | None) -> HTTPServer | None:
+    if address is None:
+        return None
+    try:
+        # Most hubs do without, and need not have what it imports.
+        from ..ops import HTTPServer
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"--http: {error}") from None
+    try:
+        return HTTPServer(server, address)
+    except InvalidURL as error:
+        raise click.UsageError(f"--http: {error}") from None
+
+
 @click.command()
 @click.option(
     "--config",
@@ -167,6 +183,14 @@ def _make_ssl_context(cert: str | None, key: str | None) -> ssl.SSLContext | Non
     envvar="HYPS_PORT",
     show_envvar=True,
     help="Port to listen on; 0 for any free one.",
+)
+@click.option(
+    "--http",
+    metavar="ADDRESS",
+    envvar="HYPS_HTTP",
+    show_envvar=True,
+    help="Serve health, metrics, tables and publishing over HTTP at host:port, or at :port for "
+    "this machine alone.",
 )
 @click.option(
     "--uds",
@@ -227,6 +251,7 @@ def serve(
     check_config: bool,
     host: str,
     port: int,
+    http: str | None,
     uds: str | None,
     uds_mode: int | None,
     token: str | None,
@@ -273,6 +298,7 @@ def serve(
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    http_server = _make_http_server(server, http)
     if check_config:
         if config is None:
             raise click.UsageError("--check-config needs --config")
@@ -282,7 +308,7 @@ def serve(
         # The socket file then has this mode from its creation on. The hub creates no other file.
         os.umask(0o777 & ~uds_mode)
     _raise_file_limit()
-    run(partial(_run, server, log_format), backend)
+    run(partial(_run, server, http_server, log_format), backend)
     if log_format == "json":
         logging.getLogger("hyps.serve").info("closed")
     else:
@@ -297,16 +323,20 @@ def _check_no_address(context: click.Context) -> None:
             )
 
 
-async def _run(server: Server, log_format: str) -> None:
+async def _run(server: Server, http_server: HTTPServer | None, log_format: str) -> None:
     async with anyio.create_task_group() as tasks:
         # It goes on while the hub waits for its clients to leave.
         tasks.start_soon(systemd.watch)
-        await run_until_signal(partial(_serve, server, log_format))
+        await run_until_signal(partial(_serve, server, http_server, log_format))
         tasks.cancel_scope.cancel()
 
 
-async def _serve(server: Server, log_format: str) -> None:
-    async with server:
+async def _serve(server: Server, http_server: HTTPServer | None, log_format: str) -> None:
+    async with AsyncExitStack() as stack:
+        if http_server is not None:
+            # First, so that it outlives the hub: it tells that the hub shuts down.
+            await stack.enter_async_context(http_server)
+        await stack.enter_async_context(server)
         where = ", ".join(server.urls)
         if log_format == "json":
             text = json_line("listening", version=__version__, urls=server.urls)

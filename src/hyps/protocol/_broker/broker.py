@@ -124,6 +124,10 @@ class Broker:
         """How many channels without a subscriber the hub still counts."""
         return len(self._retention)
 
+    def all_channels(self) -> list[Channel]:
+        """All channels that the hub counts, those that nobody holds too. Change none of them."""
+        return list(self._channels.values())
+
     def stats(self) -> Stats:
         """Take a snapshot of all counters."""
         return Stats(
