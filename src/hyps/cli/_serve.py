@@ -312,8 +312,9 @@ async def _serve(server: Server, log_format: str) -> None:
             text = json_line("listening", version=__version__, urls=server.urls)
         else:
             text = f"hyps {__version__} listening at {where}"
-        await stdout.print(text)
+        # First, because whoever reads standard output may be slow.
         systemd.ready(f"listening at {where}")
+        await stdout.print(text)
         try:
             await anyio.sleep_forever()
         finally:
