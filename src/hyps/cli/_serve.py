@@ -314,8 +314,8 @@ async def _serve(server: Server, log_format: str) -> None:
             text = f"hyps {__version__} listening at {where}"
         # First, because whoever reads standard output may be slow.
         systemd.ready(f"listening at {where}")
-        await stdout.print(text)
         try:
+            await stdout.print(text)
             await anyio.sleep_forever()
         finally:
             systemd.stopping()
