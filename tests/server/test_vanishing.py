@@ -108,4 +108,5 @@ async def test_a_client_vanishes_while_it_is_sent_to(
         await let_others_run()
     [ended] = [each for each in audited(caplog, "session ended") if each["missed"]]
     assert ended["missed"] == server.broker.missed
-    assert ended["reason"].startswith("the connection broke: ")
+    # A send may have taken the socket's error, and then a read finds the end.
+    assert ended["reason"].startswith(("the connection broke: ", "the client left"))

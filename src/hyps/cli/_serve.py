@@ -342,9 +342,10 @@ async def _serve(server: Server, http_server: HTTPServer | None, log_format: str
             text = json_line("listening", version=__version__, urls=server.urls)
         else:
             text = f"hyps {__version__} listening at {where}"
-        await stdout.print(text)
+        # First, because whoever reads standard output may be slow.
         systemd.ready(f"listening at {where}")
         try:
+            await stdout.print(text)
             await anyio.sleep_forever()
         finally:
             systemd.stopping()
