@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ._server.identity import Credentials as Credentials
     from ._server.identity import Grants as Grants
     from ._server.server import Server as Server
-    from ._server.server import serve as serve
+    from ._server.serving import serve as serve
     from .protocol import Gap as Gap
     from .protocol import HypsError as HypsError
     from .protocol import InvalidChannel as InvalidChannel
@@ -89,7 +89,8 @@ _HOMES = {
         "WouldBlock",
     ),
     "_server.identity": ("Credentials", "Grants"),
-    "_server.server": ("Server", "serve"),
+    "_server.server": ("Server",),
+    "_server.serving": ("serve",),
     "_client.stats": ("ClientStats",),
     "_client.status": (
         "Connected",

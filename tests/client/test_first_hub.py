@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-from support.helpers import begin, let_others_run, logged, wait_until, warned
+from support.helpers import audited, begin, let_others_run, wait_until, warned
 from support.peers import frame, scripted_hub
 
 import hyps
@@ -146,13 +146,13 @@ async def test_shutting_down_ends_the_waiting(hub: MemoryHub) -> None:
 async def test_the_log_of_the_hub_calls_a_client_by_its_name(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.DEBUG, "hyps.server")
+    caplog.set_level(logging.DEBUG, "hyps.audit")
     with MemoryHub() as hub:
         async with hyps.connect(hub.url, name="worker-3"):
             pass
         await wait_until(lambda: not hub.connections)
-    texts = logged(caplog, "hyps.server", logging.DEBUG)
-    assert len([text for text in texts if text.endswith(", worker-3): opened")]) == 1
+    [opened] = audited(caplog, "session opened")
+    assert opened["client"] == "worker-3"
 
 
 @pytest.mark.parametrize("name", ["", "\udc80", "a\nb", "x" * 201])

@@ -13,8 +13,8 @@ import anyio
 import pytest
 import trustme
 from support.helpers import (
+    audited,
     data_of,
-    logged,
     reason_of_loss,
     take,
     take_data,
@@ -180,7 +180,7 @@ async def test_the_token(caplog: pytest.LogCaptureFixture) -> None:
         for token, text in ((None, "wants a token"), ("other", "not take the token")):
             with pytest.raises(hyps.AuthenticationFailed, match=text):
                 await hyps.connect(url, token=token).connect()
-        assert len(warned(caplog, "hyps.server")) == 2
+        assert len(warned(caplog, "hyps.audit")) == 2
         assert "sécret" not in caplog.text
 
 
@@ -234,14 +234,16 @@ async def test_a_slow_reader_costs_the_others_nothing() -> None:
 
 
 async def test_a_session_of_each_wire_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "hyps.server")
+    caplog.set_level(logging.INFO, "hyps.audit")
     async with hyps.Server(port=0) as server:
         async with hyps.connect(http_url(server.urls[0])):
             pass
-        await wait_until(lambda: not server.broker.sessions)
-    texts = logged(caplog, "hyps.server", logging.DEBUG)
-    assert any(f", hyps-py/{hyps.__version__}" in text for text in texts)
-    assert texts[-1].endswith("ended")
+        await wait_until(lambda: audited(caplog, "session ended"))
+    for event in ("session opened", "session ended"):
+        [fields] = audited(caplog, event)
+        assert fields["client"] == f"hyps-py/{hyps.__version__}"
+        assert fields["wire"] == "http2"
+    assert fields["reason"] == "the client left"
     assert not warned(caplog, "hyps.server")
 
 

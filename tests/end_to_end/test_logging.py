@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -42,10 +43,12 @@ class Collecting(logging.Handler):
     def __init__(self, then: Callable[[], object] = lambda: None) -> None:
         super().__init__()
         self.texts: list[str] = []
+        self.records: list[logging.LogRecord] = []
         self._then = then
 
     def emit(self, record: logging.LogRecord) -> None:
         self.texts.append(record.getMessage())
+        self.records.append(record)
         self._then()
 
 
@@ -188,3 +191,67 @@ def test_arguments_are_escaped_and_cut() -> None:
     assert text.isprintable()
     assert len(text) < 1_000
     assert "\\x1b[2J\\n\\u202e\\\\" in text
+
+
+def test_fields_stand_at_the_end_and_in_the_record() -> None:
+    collecting = Collecting()
+    log = Log("hyps.a-test", Clock())
+    with handled("hyps.a-test", collecting):
+        log.info("it has %d", 5, name="a b", empty="", nothing=None, yes=True, size=1.5, quote='"')
+        log.info("it has none")
+    assert collecting.texts == [
+        'it has 5 name="a b" empty="" yes=true size=1.5 quote="\\""',
+        "it has none",
+    ]
+    fields, nothing = [
+        (each.__dict__["hyps_event"], each.__dict__["hyps"]) for each in collecting.records
+    ]
+    assert fields == (
+        "it has 5",
+        {"name": "a b", "empty": "", "yes": True, "size": 1.5, "quote": '"'},
+    )
+    assert nothing == ("it has none", {})
+
+
+def test_fields_are_escaped_and_cut() -> None:
+    collecting = Collecting()
+    log = Log("hyps.a-test", Clock())
+    with handled("hyps.a-test", collecting):
+        log.warning("100% of it", client="\x1b[2J\n\u202e% s" + "x" * 10_000)
+    [text] = collecting.texts
+    assert text.isprintable()
+    assert len(text) < 1_000
+    [record] = collecting.records
+    assert record.__dict__["hyps"]["client"].startswith("\\x1b[2J\\n\\u202e% sxxx")
+
+
+def test_lines_of_several_kinds_may_have_one_text() -> None:
+    clock, collecting = Clock(), Collecting()
+    log = Log("hyps.a-test", clock)
+    with handled("hyps.a-test", collecting):
+        for _ in range(100):
+            log.warning("refused", kind="refused code=a", code="a")
+        log.warning("refused", kind="refused code=b", code="b")
+        assert collecting.texts[-1] == "refused code=b"
+        clock.time += 3600
+        log.warning("refused", kind="refused code=a", code="a")
+        assert re.fullmatch(
+            r"refused code=a \(\d+ more like this were left out\)", collecting.texts[-1]
+        )
+        assert collecting.records[-1].__dict__["hyps"]["omitted"] == 101 - (
+            len(collecting.texts) - 1
+        )
+
+
+def test_a_log_may_have_bounds_of_its_own() -> None:
+    clock, collecting = Clock(), Collecting()
+    log = Log("hyps.a-test", clock, burst=300, interval=0.5)
+    with handled("hyps.a-test", collecting):
+        for level in (log.info, log.warning):
+            for _ in range(400):
+                level("again")
+        assert len(collecting.texts) == 300
+        clock.time += 1.0
+        for _ in range(10):
+            log.info("again")
+        assert len(collecting.texts) == 302

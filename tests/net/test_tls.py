@@ -85,7 +85,7 @@ async def test_a_client_without_tls_is_refused(
 ) -> None:
     with pytest.raises(hyps.ConnectionRefused, match=r"perhaps it uses TLS \(hypss://\)"):
         await hyps.connect(tls_url.replace("hypss:", "hyps:")).connect()
-    assert caplog.text.count("refused (tls): the client does not use TLS") == 1
+    assert caplog.text.count('code=tls reason="the client does not use TLS"') == 1
 
 
 async def test_a_hub_without_tls_is_refused(
@@ -95,7 +95,7 @@ async def test_a_hub_without_tls_is_refused(
         url = server.urls[0].replace("hyps:", "hypss:")
         with pytest.raises(hyps.ConnectionRefused, match="perhaps there is no TLS there"):
             await hyps.connect(url, ssl_context=client_context).connect()
-    assert caplog.text.count("refused (protocol): the preface is missing: this is TLS") == 1
+    assert caplog.text.count('code=protocol reason="the preface is missing: this is TLS') == 1
 
 
 async def test_a_peer_that_never_begins_the_handshake_is_closed(
@@ -105,7 +105,7 @@ async def test_a_peer_that_never_begins_the_handshake_is_closed(
     async with await anyio.connect_tcp("127.0.0.1", port) as stream:
         with anyio.fail_after(10), pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
             await stream.receive()
-    assert caplog.text.count("refused (tls)") == 1
+    assert caplog.text.count("code=tls") == 1
 
 
 async def test_a_hub_that_leaves_says_goodbye(

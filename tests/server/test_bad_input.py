@@ -45,9 +45,10 @@ async def expect_refusal(raw: Peer, code: str) -> dict[str, object]:
 
 
 def assert_logged_once(caplog: pytest.LogCaptureFixture, code: str, why: str = "") -> None:
-    [text] = warned(caplog, "hyps.server")
-    assert f"refused ({code}): " in text
+    [text] = warned(caplog, "hyps.audit")
+    assert f" code={code} " in text
     assert why in text
+    assert not warned(caplog, "hyps.server")
 
 
 NOT_HYPS = {

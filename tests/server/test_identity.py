@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 import trustme
-from support.helpers import begin, wait_until, warned
+from support.helpers import audited, begin, wait_until
 from support.peers import connect_raw
 
 import hyps
@@ -80,8 +80,8 @@ async def test_who_is_not_known_is_refused(
     async with hyps.Server(port=0, authenticate=by_token) as server:
         with pytest.raises(hyps.AuthenticationFailed):
             await hyps.connect(url_of(server, scheme), token=token).connect()
-    [line] = warned(caplog, SERVER_LOG)
-    assert line.endswith("refused: it is not known here")
+    [refused] = audited(caplog, "session refused")
+    assert (refused["code"], refused["reason"]) == ("auth", "it is not known here")
 
 
 async def test_an_async_function_is_awaited_and_others_go_on(scheme: str) -> None:
@@ -170,6 +170,8 @@ async def test_a_function_that_fails_costs_this_client_alone(
         await client.publish("a", b"")
     [record] = [each for each in caplog.records if each.name == SERVER_LOG]
     assert "authenticating" in record.getMessage()
+    [refused] = audited(caplog, "session refused")
+    assert refused["code"] == "internal"
 
 
 async def test_what_it_is_given(scheme: str) -> None:

@@ -12,6 +12,7 @@ from anyio.abc import ByteReceiveStream, ByteSendStream, ByteStream, SocketAttri
 from anyio.streams.buffered import BufferedByteReceiveStream
 from anyio.streams.stapled import StapledByteStream
 from support.helpers import (
+    audited,
     begin,
     drain,
     logged,
@@ -53,7 +54,7 @@ async def test_no_or_another_token(
         with pytest.raises(hyps.AuthenticationFailed, match=f"token is {why}"):
             await hyps.connect(server.urls[0], token=token).connect()
         await wait_until(lambda: not server.broker.sessions)
-    [text] = warned(caplog, "hyps.server")
+    [text] = warned(caplog, "hyps.audit")
     assert f"token is {why}" in text
     assert "sesame" not in text.lower()
 
@@ -76,8 +77,8 @@ async def test_as_many_sessions_as_may_be(caplog: pytest.LogCaptureFixture) -> N
             # There is room again.
             async with hyps.connect(url) as third:
                 await third.publish("foo_ch", b"")
-    [text] = warned(caplog, "hyps.server")
-    assert "refused (limit)" in text
+    [refused] = audited(caplog, "session refused")
+    assert refused["code"] == "limit"
 
 
 # Starting and leaving
@@ -171,7 +172,7 @@ async def test_leaving_does_not_wait_for_clients_that_do_not_leave(
         await raw.open()
         await raw.subscribe("foo_ch")
         silent = await connect_raw(server.urls[0])
-        await wait_until(lambda: server_log(caplog)[-1].startswith("session 2"))
+        await wait_until(lambda: server_log(caplog)[-1].startswith("connected session=2 "))
     assert not server.broker.sessions
     assert (await raw.expect_fields(Kind.GOAWAY))["reason"]
     for peer in (raw, silent):
@@ -354,13 +355,14 @@ async def test_a_connection_that_is_gone_before_it_is_handled(
 async def test_the_hub_says_who_came_and_went(
     server: hyps.Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("DEBUG", "hyps.server")
+    caplog.set_level("DEBUG", "hyps")
     async with raw_client(server.urls[0]):
         pass
     await wait_until(lambda: not server.broker.sessions)
-    await wait_until(lambda: server_log(caplog)[-1].endswith("ended"))
+    await wait_until(lambda: audited(caplog, "session ended"))
     assert any("127.0.0.1" in text for text in server_log(caplog))
-    assert any(text.endswith(", a test): opened") for text in server_log(caplog))
+    [opened] = audited(caplog, "session opened")
+    assert opened["client"] == "a test"
 
 
 def server_log(caplog: pytest.LogCaptureFixture) -> list[str]:

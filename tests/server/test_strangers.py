@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 import trustme
-from support.helpers import begin, let_others_run, logged, port_of, wait_until, warned
+from support.helpers import audited, begin, let_others_run, logged, port_of, wait_until, warned
 from support.peers import OPENING, connect_raw, frame, raw_client
 
 import hyps
@@ -123,28 +123,32 @@ async def test_junk_is_logged_with_a_bounded_number_of_lines(
             async with await connect_raw(server.urls[0]) as raw:
                 await raw.send(b"\x1b[2Jjunk")
                 await raw.rest()
-    texts = warned(caplog, SERVER_LOG)
+    texts = warned(caplog, "hyps.audit")
     assert 0 < len(texts) < 10
+    assert not warned(caplog, SERVER_LOG)
     # At the end the hub tells how many it has left out, at the latest.
-    assert "more lines like: session ...: refused (protocol): ..." in texts[-1]
+    assert texts[-1] == f"left out {51 - len(texts)} more lines like: session refused code=protocol"
 
 
 async def test_what_a_client_chose_is_escaped_and_cut_in_the_log(
     server: hyps.Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG, SERVER_LOG)
+    caplog.set_level(logging.DEBUG, "hyps")
     async with await connect_raw(server.urls[0]) as raw:
         await raw.send(PREFACE, frame(Kind.HELLO, client="\x1b[2J\r\nforged" + "x" * 10_000))
         await raw.expect(Kind.WELCOME)
         await raw.send(frame(Kind.ERROR, code="c" * 2_000, message="\x1b]0;title\x07\n" * 200))
-        await wait_until(lambda: any("gave up" in text for text in all_of(caplog)))
+        await wait_until(lambda: audited(caplog, "session ended"))
     for text in all_of(caplog):
         assert text.isprintable()
         assert len(text) < 5_000
 
 
 def all_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return logged(caplog, SERVER_LOG, logging.DEBUG)
+    return [
+        *logged(caplog, SERVER_LOG, logging.DEBUG),
+        *logged(caplog, "hyps.audit", logging.DEBUG),
+    ]
 
 
 # Wrong tokens
@@ -206,8 +210,8 @@ async def test_a_client_that_is_refused_late_may_leave_before(
         hub.advance_clock(1.0)
         await let_others_run()
     # Who guesses does not wait for the answer.
-    [text] = warned(caplog, SERVER_LOG)
-    assert "the token is wrong" in text
+    [refused] = audited(caplog, "session refused")
+    assert refused["reason"] == "the token is wrong"
 
 
 # Who is let in

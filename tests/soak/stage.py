@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import anyio
+from support.http import ask
 
 import hyps
+from hyps.ops import HTTPServer
 
 from .account import Book, encode_message
+from .ledger import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +26,7 @@ LIMITS: Final = hyps.Limits(
     close_timeout=1,
     keep_time=1,
     max_buffer=16 * 1024,
+    max_total_buffer=128 * 1024,
 )
 
 #: Seconds in which every call comes to an end. The hub is away for less than one.
@@ -81,20 +85,25 @@ class Stage:
         """Run one hub after the other, at one port."""
         self.port = port
         while not self.close.is_set():
-            server = hyps.Server(port=port, limits=LIMITS)
+            ledger = Ledger()
+            server = ledger.make_server(port=port, limits=LIMITS)
             self.run += 1
             for book in self.books.values():
                 book.begin(self.run)
-            async with server:
-                self.server = server
-                self._is_up.set()
-                with anyio.move_on_after(self.random.uniform(0.3, 1.7) * _RUN_TIME):
-                    await self.calm.wait()
-                if self.calm.is_set():
-                    await self.close.wait()
-                self.server = None
-                self._is_up = anyio.Event()
-            self._check_left(server)
+            async with HTTPServer(server, ":0") as site:
+                async with server, anyio.create_task_group() as tasks:
+                    self.server = server
+                    self._is_up.set()
+                    tasks.start_soon(self._publish_over_http, site.urls[0], server, ledger)
+                    with anyio.move_on_after(self.random.uniform(0.3, 1.7) * _RUN_TIME):
+                        await self.calm.wait()
+                    if self.calm.is_set():
+                        await self.close.wait()
+                    self.server = None
+                    self._is_up = anyio.Event()
+                    tasks.cancel_scope.cancel()
+                self._check_left(server)
+                await ledger.check(site.urls[0], self.books.values(), self.report)
             if not self.close.is_set():
                 self.report.counts["restarts of the hub"] += 1
                 await anyio.sleep(self.random.uniform(0, _PAUSE))
@@ -107,6 +116,15 @@ class Stage:
         counts["missed by sessions at the hub"] += stats.missed
         self.report.check(not stats.sessions, f"sessions are left in a hub: {stats}")
         self.report.check(not stats.channels, f"channels are held in a hub: {stats}")
+
+    async def _publish_over_http(self, url: str, server: hyps.Server, ledger: Ledger) -> None:
+        """Publish now and then as curl does, until the hub leaves."""
+        while self.server is server:
+            await anyio.sleep(self.random.expovariate(10))
+            ledger.posted += 1
+            response = await ask(url, "POST", "/publish/posted", body=b"posted")
+            ledger.answered += 1
+            self.report.check(response.status == 200, f"publishing over HTTP: {response}")
 
     # Publishing
 

@@ -169,6 +169,15 @@ def warned(caplog: pytest.LogCaptureFixture, logger: str) -> list[str]:
     return logged(caplog, logger, logging.WARNING)
 
 
+def audited(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]:
+    """Fields of the lines in the audit log, for an event such as ``"session opened"``."""
+    return [
+        record.__dict__["hyps"]
+        for record in caplog.records
+        if record.name == "hyps.audit" and record.__dict__["hyps_event"] == event
+    ]
+
+
 async def reason_of_loss(client: hyps.Client) -> str:
     """Wait until a client has lost its connection, and give the reason."""
     with anyio.fail_after(PATIENCE):

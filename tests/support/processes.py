@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from anyio.to_thread import run_sync
 import hyps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 T = TypeVar("T")
 
@@ -33,6 +34,8 @@ class Running:
         self,
         *arguments: str,
         program: Sequence[str] = HYPS,
+        environment: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
         **files: int,
     ) -> None:
         self.process = subprocess.Popen(
@@ -41,6 +44,8 @@ class Running:
             stdout=files.get("stdout", subprocess.PIPE),
             stderr=files.get("stderr", subprocess.PIPE),
             text=True,
+            env={**os.environ, **(environment or {})},
+            pass_fds=pass_fds,
         )
         self.watchdog = threading.Timer(TIMEOUT, self.process.kill)
         self.watchdog.start()
@@ -75,13 +80,32 @@ class Running:
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
+def without_audit(lines: str) -> str:
+    """Leave out what a hub's audit log says of sessions that opened and ended."""
+    return "".join(
+        line
+        for line in lines.splitlines(keepends=True)
+        if not re.search(" INFO session (opened|ended) ", line)
+    )
+
+
 @contextmanager
-def running(*arguments: str, program: Sequence[str] = HYPS, **files: int) -> Iterator[Running]:
+def running(
+    *arguments: str,
+    program: Sequence[str] = HYPS,
+    environment: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+    **files: int,
+) -> Iterator[Running]:
     """Run a command.
 
+    :param environment: variables besides those of the tests
+    :param pass_fds: descriptors that it inherits
     :param files: what standard input, output and error are, as :class:`subprocess.Popen` has it
     """
-    command = Running(*arguments, program=program, **files)
+    command = Running(
+        *arguments, program=program, environment=environment, pass_fds=pass_fds, **files
+    )
     with command.process:
         try:
             yield command

@@ -101,6 +101,21 @@ def parse_url(url: str) -> tuple[Address, ...]:
     raise _bad_url(url, "the scheme is none of hyps, hypss, hyps+unix, memory, http, https")
 
 
+def parse_host_and_port(text: str) -> TCPAddress:
+    """Read where to listen for HTTP: ``host:port``, or ``:port`` for this machine alone.
+
+    :raises InvalidURL: if it is something else
+    """
+    host, colon, port = text.rpartition(":")
+    if not (colon and port.isascii() and port.isdecimal() and int(port[:6]) <= 65_535):
+        raise InvalidURL(f"bad address {text!r}: expected host:port or :port")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host or "/" in host:
+        raise InvalidURL(f"bad address {text!r}: an IPv6 address stands in brackets, and no path")
+    return TCPAddress(host or DEFAULT_HOST, int(port[:6]), "http")
+
+
 def _split(url: str, part: str) -> SplitResult:
     parts: SplitResult | None = None
     # What it raises quotes a part of the URL, which may be a secret: it is not kept as a context.

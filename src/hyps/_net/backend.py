@@ -35,6 +35,15 @@ def _on_asyncio() -> bool:
     return isinstance(current_token().native_token, asyncio.AbstractEventLoop)
 
 
+def loop_name() -> str:
+    """Return the name of the running event loop: asyncio, uvloop or trio."""
+    loop = type(current_token().native_token)
+    if not _on_asyncio():
+        return loop.__module__.partition(".")[0].lstrip("_")
+    # A loop may be derived from uvloop's, as that of the command line is.
+    return "uvloop" if any(kind.__module__ == "uvloop" for kind in loop.__mro__) else "asyncio"
+
+
 def spawn(function: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
     """Start a task that nobody waits for. It must not raise.
 

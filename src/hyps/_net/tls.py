@@ -28,6 +28,10 @@ _READ_SIZE: Final = 65_536
 _MAX_PENDING: Final = 65_536
 
 
+class NotBegun(anyio.EndOfStream):
+    """The client has left before the first byte of a handshake, as probes of ports do."""
+
+
 class TLSStream(ByteStream):
     """A byte stream over another one. One task may send, and one receive.
 
@@ -45,6 +49,7 @@ class TLSStream(ByteStream):
         self._tls = tls
         self._incoming = incoming
         self._outgoing = outgoing
+        self._has_received = False
         #: Called when TLS itself has something to send.
         self.on_pending: Callable[[], None] = lambda: None
 
@@ -124,7 +129,12 @@ class TLSStream(ByteStream):
     async def _fill(self) -> None:
         try:
             self._incoming.write(await self._stream.receive(_READ_SIZE))
-        except anyio.EndOfStream:
+            self._has_received = True
+        except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
+            if self._tls.server_side and not self._has_received:
+                raise NotBegun from error
+            if isinstance(error, anyio.BrokenResourceError):
+                raise
             self._incoming.write_eof()
 
 
@@ -141,6 +151,7 @@ async def wrap(
     :param server_side: whether this end is the server
     :param server_hostname: the name that the other end's certificate must be for
     :raises ssl.SSLError: if the handshake fails
+    :raises NotBegun: if the client has not begun it
     """
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     name = None if server_hostname is None else _ascii(server_hostname)

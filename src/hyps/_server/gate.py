@@ -13,7 +13,8 @@ from .identity import Grants, ask, review
 from .strangers import Penalties
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Mapping
+    from typing import Any
 
     from .._logs import Log
     from .identity import Authenticate, Credentials
@@ -102,10 +103,10 @@ class Gate:
             return BEARER
         raise Refused("a token is required" if credentials.token is None else "the token is wrong")
 
-    async def admit(self, credentials: Credentials, who: str) -> Grants:
+    async def admit(self, credentials: Credentials, who: Mapping[str, Any]) -> Grants:
         """Decide who a client is. Other tasks go on meanwhile.
 
-        :param who: the client, for the log
+        :param who: fields of the log that say who the client is
         :return: what it may do
         :raises Refused: if the client is not let in
         :raises CannotAuthenticate: if that cannot be decided now; the log has the reason
@@ -119,11 +120,14 @@ class Gate:
             if rules is self._rules:
                 return grants
 
-    async def review(self, credentials: Credentials, grants: Grants, who: str) -> Grants:
+    async def review(
+        self, credentials: Credentials, grants: Grants, who: Mapping[str, Any]
+    ) -> Grants:
         """Decide what a client that was let in may do by the rules of now.
 
         :param credentials: what it presented
         :param grants: what it was allowed
+        :param who: see :meth:`admit`
         :return: what it may do
         :raises Refused: if it is no client any more
         :raises CannotAuthenticate: if that cannot be decided now; the log has the reason
@@ -140,15 +144,15 @@ class Gate:
             if rules is self._rules:
                 return grants_now
 
-    async def _ask(self, answer: Awaitable[Grants | None], who: str) -> Grants:
+    async def _ask(self, answer: Awaitable[Grants | None], who: Mapping[str, Any]) -> Grants:
         try:
             grants = await answer
         except AuthenticationFailed as error:
             raise Refused(str(error)) from None
         except TimeoutError:
-            self._log.warning("%s: authenticating took too long", who)
+            self._log.warning("authenticating took too long", **who)
         except Exception:
-            self._log.exception("%s: authenticating failed", who)
+            self._log.exception("authenticating failed", **who)
         else:
             if grants is None:
                 raise Refused("it is not known here")

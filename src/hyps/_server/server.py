@@ -8,11 +8,10 @@ import os
 import secrets
 import ssl
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 import anyio
-from anyio.abc import SocketAttribute, TaskStatus
+from anyio.abc import SocketAttribute
 from anyio.lowlevel import checkpoint
 from anyio.streams.stapled import MultiListener
 from anyio.streams.tls import TLSAttribute
@@ -22,21 +21,24 @@ from .._logs import Log
 from .._net import sockets as _sockets
 from .._net import tls as _tls
 from .._net.addresses import DEFAULT_HOST, DEFAULT_PORT, TCPAddress, UnixAddress
+from .._net.backend import loop_name
 from .._net.clock import clock_of
 from .._net.engine import Engine
-from .._net.listening import listen
+from .._net.listening import address_of, check_listening, listen, listen_at
 from .._net.pump import Pump
 from .._net.sockets import Transport
 from .._version import __version__
-from ..protocol import FEATURES, Broker, Limits, ServerProtocol
+from ..protocol import FEATURES, Broker, ErrorCode, Limits, ServerProtocol
 from ..protocol._wire.registry import load_wires
+from .audit import Audit
+from .census import Census
 from .gate import CannotAuthenticate, Gate, Refused
 from .session import Session
 from .strangers import Stranger, Strangers
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
     from anyio.abc import ByteStream, SocketListener
 
@@ -65,6 +67,8 @@ class Server(anyio.AsyncContextManagerMixin):
     :param port: a port number; 0 for any free one, which :attr:`urls` then tells
     :param uds: path of a Unix socket to listen on, instead of host and port
     :param uds_mode: permissions of the Unix socket, such as 0o660; None leaves them to the umask
+    :param sockets: listen at these instead, which listen already, TCP or Unix: what systemd or a
+        parent process passes. The hub closes them when it is left. It removes no file of theirs.
     :param token: the token that clients must present; None lets everybody in
     :param authenticate: decides instead of a token who a client is, and what it may do: a function,
         async or not, that gets :class:`Credentials` and returns :class:`Grants`, or None to refuse
@@ -86,6 +90,7 @@ class Server(anyio.AsyncContextManagerMixin):
         *,
         uds: str | os.PathLike[str] | None = None,
         uds_mode: int | None = None,
+        sockets: Iterable[socket.socket] | None = None,
         token: str | None = None,
         authenticate: Authenticate | None = None,
         ssl_context: ssl.SSLContext | None = None,
@@ -108,10 +113,16 @@ class Server(anyio.AsyncContextManagerMixin):
                 f"which is {uds_mode:#o}"
             )
         self._uds_mode = uds_mode
+        self._sockets = None if sockets is None else tuple(sockets)
+        if self._sockets is not None:
+            if (host, port, uds) != (DEFAULT_HOST, DEFAULT_PORT, None):
+                raise ValueError("give sockets, or host and port, or uds")
+            check_listening(self._sockets, tls=ssl_context is not None)
         self._ssl_context = ssl_context
         self._broker = self._broker_type(secrets.token_hex(6), limits, self._on_chore)
         limits = self._broker.limits
         self._log = Log("hyps.server")
+        self._audit = Audit(self._log)
         self._strangers = Strangers(limits.max_strangers, limits.max_strangers_per_address)
         # A client gives up if it gets no answer within hello_timeout.
         self._gate = Gate(token, authenticate, limits.hello_timeout / 2, self._log)
@@ -120,7 +131,8 @@ class Server(anyio.AsyncContextManagerMixin):
         self._sessions: set[Session] = set()
         self._pumps: set[Pump[ServerProtocol]] = set()
         self._accepted = 0
-        self._is_leaving = False
+        self._census = Census()
+        self._state = "new"
         self._all_left: anyio.Event | None = None
         # Where it listens.
         self._addresses: list[TCPAddress | UnixAddress] = []
@@ -137,13 +149,45 @@ class Server(anyio.AsyncContextManagerMixin):
         """The URLs that clients connect to; empty until the server listens."""
         return self._urls
 
+    @property
+    def state(self) -> str:
+        """Whether it takes clients: ``"ready"`` while it listens.
+
+        It is ``"new"`` before, ``"draining"`` while it waits for its clients to leave, and then
+        ``"closed"``.
+        """
+        return self._state
+
+    @property
+    def asks_for(self) -> Literal["nothing", "token", "certificate"]:
+        """What a client must show to be let in.
+
+        ``"token"`` also stands for whatever ``authenticate`` asks for.
+        """
+        if self._gate.asks:
+            return "token"
+        context = self._ssl_context
+        is_certified = context is not None and context.verify_mode == ssl.CERT_REQUIRED
+        return "certificate" if is_certified else "nothing"
+
+    @property
+    def census(self) -> Census:
+        """What :mod:`hyps.ops` shows of connections and sessions.
+
+        :meta private:
+        """
+        return self._census
+
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncIterator[Server]:
-        self._is_leaving = False
         load_wires()
-        listeners = await listen(self._address, self._uds_mode)
+        if self._sockets is None:
+            listeners = await listen(self._address, self._uds_mode)
+        else:
+            listeners = await listen_at(self._sockets)
         if isinstance(self._address, UnixAddress):
             self._socket_id = _file_id(self._address.path)
+        self._census.start()
         addresses = [self._bound_address(listener) for listener in listeners]
         self._urls = tuple(map(str, addresses))
         self._addresses = addresses
@@ -153,22 +197,22 @@ class Server(anyio.AsyncContextManagerMixin):
                 engine.start_soon(self._keep_house)
                 for listener in listeners:
                     engine.start_soon(self._accept, listener, engine)
+                self._state = "ready"
                 try:
                     yield self
                 finally:
                     await self._leave(listeners)
         finally:
+            self._state = "closed"
             self._remove_socket()
             self._log.tell_omitted()
+            self._audit.tell_omitted()
 
     def _warn_if_open(self) -> None:
         """Warn if the hub lets in everybody who can reach this machine."""
-        asks = self._gate.asks or (
-            self._ssl_context is not None and self._ssl_context.verify_mode == ssl.CERT_REQUIRED
-        )
         hosts = [each.host for each in self._addresses if isinstance(each, TCPAddress)]
         is_local = all(ipaddress.ip_address(host.partition("%")[0]).is_loopback for host in hosts)
-        if not (asks or is_local):
+        if self.asks_for == "nothing" and not is_local:
             self._log.warning(
                 "everybody who reaches %s is let in: there is no token", ", ".join(self._urls)
             )
@@ -191,6 +235,7 @@ class Server(anyio.AsyncContextManagerMixin):
                 self._log.exception("internal error")
                 delay = longest
             self._log.tell_omitted()
+            self._audit.tell_omitted()
             if delay <= 0:
                 await checkpoint()
             else:
@@ -200,9 +245,7 @@ class Server(anyio.AsyncContextManagerMixin):
     def _bound_address(self, listener: SocketListener) -> TCPAddress | UnixAddress:
         if isinstance(self._address, UnixAddress):
             return self._address
-        address = listener.extra(SocketAttribute.local_address)
-        assert isinstance(address, tuple)
-        return replace(self._address, host=address[0], port=address[1])
+        return address_of(listener.extra(SocketAttribute.raw_socket), self._address.scheme)
 
     def _remove_socket(self) -> None:
         """Remove the Unix socket's file, unless another server has replaced it."""
@@ -213,7 +256,7 @@ class Server(anyio.AsyncContextManagerMixin):
 
     async def _leave(self, listeners: Sequence[SocketListener]) -> None:
         """Stop accepting, ask all clients to leave, and give them time to do so."""
-        self._is_leaving = True
+        self._state = "draining"
         self._remove_socket()
         # Spread their return: the hub that they go to should not have to open all sessions at once.
         for number, pump in enumerate(self._pumps):
@@ -252,37 +295,49 @@ class Server(anyio.AsyncContextManagerMixin):
             transport = await _sockets.adopt(raw)
         except OSError:
             return
+        self._census.accepted += 1
         stream = transport.stream
         host, name = _peer(stream)
         scope = anyio.CancelScope()
         stranger = Stranger(host, scope.cancel)
         closed = self._strangers.enter(stranger)
         if closed is not None:
+            self._census.refused["crowd"] += 1
             self._log.warning(
-                "%s: closed: it had not opened a session, and there are too many such",
-                closed.address,
+                "closed a connection that had not opened a session: there are too many such",
+                address=closed.address,
             )
         try:
             with scope:
                 if self._ssl_context is not None:
                     transport = Transport(await self._wrap(stream, self._ssl_context))
                 # The goodbyes would miss a connection that is accepted during shutdown.
-                if not self._is_leaving:
+                if self._state == "ready":
                     # Shielded: a cancelled server still gives its sessions time to end.
                     await self._serve_session(transport, engine, stranger, name, shield=True)
+        except _tls.NotBegun:
+            self._log.debug("disconnected before a TLS handshake", address=name)
         except (OSError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
             # OSError includes TimeoutError.
-            self._log.warning("%s: refused (tls): %s", name, _why_no_tls(error))
+            if isinstance(error, ssl.SSLError) and error.reason == "HTTP_REQUEST":
+                self._audit.probed({"address": name})
+            else:
+                self._census.refused["tls"] += 1
+                self._audit.refused({"address": name, "tls": True}, "tls", _why_no_tls(error))
         except Exception:
             # A bug in the hub must not end the other sessions.
-            self._log.exception("%s: internal error", name)
+            self._log.exception("internal error", address=name)
         finally:
             self._strangers.leave(stranger)
             await anyio.aclose_forcefully(stream)
 
     async def _wrap(self, stream: ByteStream, ssl_context: ssl.SSLContext) -> ByteStream:
-        with anyio.fail_after(self._broker.limits.hello_timeout):
-            return await _tls.wrap(stream, ssl_context, server_side=True)
+        self._census.handshaking += 1
+        try:
+            with anyio.fail_after(self._broker.limits.hello_timeout):
+                return await _tls.wrap(stream, ssl_context, server_side=True)
+        finally:
+            self._census.handshaking -= 1
 
     # What can change while the hub runs
 
@@ -345,11 +400,15 @@ class Server(anyio.AsyncContextManagerMixin):
         :raises AuthenticationFailed: if it is refused, with the reason
         :raises TimeoutError: if nobody can tell now who it is; the log has the reason
         """
+        who = {"address": credentials.address or "local", "client": credentials.client}
         try:
-            return await self._gate.admit(credentials, credentials.address or "local")
+            return await self._gate.admit(credentials, who)
         except CannotAuthenticate as error:
+            self._census.refused["error"] += 1
             raise TimeoutError(str(error)) from None
         except Refused as error:
+            self._audit.refused(who, ErrorCode.AUTH, str(error))
+            self._census.refused["token"] += 1
             await anyio.sleep(self._gate.penalize(credentials.address, anyio.current_time()))
             raise AuthenticationFailed(str(error)) from None
 
@@ -360,6 +419,8 @@ class Server(anyio.AsyncContextManagerMixin):
 
         :param stream: a stream to a client
         """
+        self._census.accepted += 1
+        self._census.loop = self._census.loop or loop_name()
         host, name = _peer(stream)
         async with Engine(clock_of(stream)) as engine:
             stranger = Stranger(host, lambda: None)
@@ -387,15 +448,22 @@ class Server(anyio.AsyncContextManagerMixin):
             shield=shield,
         )
         stranger.abort = pump.abort
+        certificate = transport.stream.extra(TLSAttribute.peer_certificate, None)
+        entry = self._census.enter(
+            number, peer, transport, pump.protocol, tls=self._ssl_context is not None
+        )
         session = Session(
             pump.protocol,
             number,
             peer,
             host=stranger.address,
             gate=self._gate,
-            certificate=transport.stream.extra(TLSAttribute.peer_certificate, None),
+            certificate=certificate,
+            tls=isinstance(transport.stream, _tls.TLSStream),
+            entry=entry,
             engine=engine,
             log=self._log,
+            audit=self._audit,
             on_open=lambda: self._strangers.leave(stranger),
             resume=pump.resume,
         )
@@ -405,13 +473,15 @@ class Server(anyio.AsyncContextManagerMixin):
             await pump.run(session.on_event, session.on_violation)
         except Exception:
             # A bug in the hub ends this session and must not end the others.
-            self._log.exception("session %s: internal error", session.name)
+            self._log.exception("internal error", **session.fields)
+            session.note_end("internal error", ErrorCode.INTERNAL)
         finally:
             pump.protocol.close()
             pump.protocol.discard()
             self._pumps.discard(pump)
             self._sessions.discard(session)
-            session.end()
+            session.end(pump.broken, is_leaving=self._state == "draining")
+            self._census.leave(entry)
             if self._all_left is not None and not self._pumps:
                 self._all_left.set()
 
@@ -441,43 +511,3 @@ def _file_id(path: str) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
-
-
-async def serve(
-    host: str = DEFAULT_HOST,
-    port: int = DEFAULT_PORT,
-    *,
-    uds: str | os.PathLike[str] | None = None,
-    uds_mode: int | None = None,
-    token: str | None = None,
-    authenticate: Authenticate | None = None,
-    ssl_context: ssl.SSLContext | None = None,
-    limits: Limits | None = None,
-    task_status: TaskStatus[Server] = anyio.TASK_STATUS_IGNORED,
-) -> None:
-    """Run a hub until cancelled.
-
-    :param host: name or address of an interface
-    :param port: a port number; 0 for any free one
-    :param uds: path of a Unix socket to listen on, instead of host and port
-    :param uds_mode: permissions of the Unix socket, see :class:`Server`
-    :param token: the token that clients must present; None lets everybody in
-    :param authenticate: decides instead who a client is, see :class:`Server`
-    :param ssl_context: for TLS, see :class:`Server`
-    :param limits: the bounds of the hub
-    :param task_status: for ``task_group.start()``, which returns the :class:`Server`
-    :raises CannotListen: if the address is in use or does not belong to this machine
-    """
-    server = Server(
-        host,
-        port,
-        uds=uds,
-        uds_mode=uds_mode,
-        token=token,
-        authenticate=authenticate,
-        ssl_context=ssl_context,
-        limits=limits,
-    )
-    async with server:
-        task_status.started(server)
-        await anyio.sleep_forever()

@@ -64,9 +64,10 @@ token_option = partial(
     show_envvar=True,
     help="What clients must know to be let in; better given by the environment.",
 )
+BACKENDS: Final = ("asyncio", "uvloop", "trio")
 backend_option = click.option(
     "--backend",
-    type=click.Choice(["asyncio", "uvloop", "trio"]),
+    type=click.Choice(BACKENDS),
     help="The event loop. [default: uvloop if it is installed, else asyncio]",
 )
 

@@ -17,6 +17,8 @@ import click
 from .. import Grants, Limits
 from .._server.clients import digest_of
 from .._server.jwt import JWTVerifier, check_algorithms
+from ._common import BACKENDS
+from ._logging import LOG_FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -57,6 +59,7 @@ class ConfigFaults(click.ClickException):
 _OPTIONS: Final[dict[str, type]] = {
     "host": str,
     "port": int,
+    "http": str,
     "uds": str,
     "uds_mode": str,
     "token": str,
@@ -65,7 +68,10 @@ _OPTIONS: Final[dict[str, type]] = {
     "client_ca": str,
     "backend": str,
     "verbose": bool,
+    "log_format": str,
 }
+#: What those options may be that may not be anything.
+_CHOICES: Final = {"backend": BACKENDS, "log_format": LOG_FORMATS}
 _CLIENT: Final = ("name", "token", "token_file", "token_sha256", "subscribe", "publish", "admin")
 _JWT: Final = ("key_file", "algorithms", "audience", "issuer")
 _KINDS: Final = {str: "a string", int: "an integer", bool: "true or false", dict: "a table"}
@@ -108,6 +114,7 @@ class _Reader:
         for name, kind in _OPTIONS.items():
             if name in found and self._is(name, found[name], kind):
                 config.options[name] = found[name]
+                self._check_choice(name, found[name])
         if self._is("limits", limits := found.get("limits", {}), dict):
             config.limits = self._read_limits(limits)
         if self._is("jwt", jwt := found.get("jwt", {}), dict) and "jwt" in found:
@@ -133,6 +140,10 @@ class _Reader:
                 like = difflib.get_close_matches(key, known, 1)
                 hint = f"perhaps {like[0]} is meant" if like else f"there are {', '.join(known)}"
                 self._fault(f"{place}{key}", f"an unknown key; {hint}")
+
+    def _check_choice(self, name: str, value: Any) -> None:
+        if value not in (choices := _CHOICES.get(name, (value,))):
+            self._fault(name, f"{value!r} is none of {', '.join(choices)}")
 
     def _is(self, place: str, value: object, kind: type) -> bool:
         # To Python true and false are integers too.

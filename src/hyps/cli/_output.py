@@ -13,13 +13,11 @@ interpreter's shutdown, see ``_main``.
 from __future__ import annotations
 
 import io
-import logging
 import os
 import select
 import sys
-import textwrap
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import click
@@ -203,24 +201,3 @@ class StandardOutput:
 #: Of this process.
 stdout: Final = StandardOutput(sys.stdout)
 stderr: Final = StandardError(sys.stderr)
-
-
-class _Formatter(logging.Formatter):
-    """Keeps each log line on one line. Tracebacks keep their lines, indented."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        return printable(super().formatMessage(record)).replace("\n", "\\n")
-
-    def formatException(self, ei: Any) -> str:  # noqa: N802
-        return textwrap.indent(super().formatException(ei), "  ")
-
-
-def log_to_stderr(level: int, text: str) -> None:
-    """Send log records to standard error.
-
-    :param level: the lowest level to log
-    :param text: format of a line
-    """
-    handler = logging.StreamHandler(stderr)
-    handler.setFormatter(_Formatter(text))
-    logging.basicConfig(level=level, handlers=[handler])

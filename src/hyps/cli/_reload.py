@@ -12,6 +12,7 @@ from .._text import one_line
 from ._config import ConfigFaults
 from ._rules import make_rules
 from ._signals import signals
+from ._systemd import systemd
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +48,13 @@ class Reloader:
 
     async def reload(self, server: Server) -> None:
         """Apply what the options and the file say now; if they are faulty, log why."""
+        systemd.reloading()
+        try:
+            await self._reload(server)
+        finally:
+            systemd.ready(f"listening at {', '.join(server.urls)}")
+
+    async def _reload(self, server: Server) -> None:
         try:
             with self._command.make_context(
                 self._name, list(self._arguments), parent=self._parent

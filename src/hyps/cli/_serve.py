@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import AsyncExitStack
 from dataclasses import fields
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import click
+from click.core import ParameterSource
 
-from .. import Limits, Server, __version__
+from .. import InvalidURL, Limits, Server, __version__
 from ._common import backend_option, run, run_until_signal, token_option
 from ._config import read_config
-from ._output import log_to_stderr, stdout
+from ._logging import LOG_FORMATS, json_line, log_to_stderr
+from ._output import stdout
 from ._reload import Reloader
 from ._rules import make_rules
+from ._systemd import systemd, take_sockets
+
+if TYPE_CHECKING:
+    from ..ops import HTTPServer
 
 
 def _parse_limits(
@@ -108,6 +115,20 @@ class _Command(click.Command):
         return context
 
 
+def _make_http_server(server: Server, address: str | None) -> HTTPServer | None:
+    if address is None:
+        return None
+    try:
+        # Most hubs do without, and need not have what it imports.
+        from ..ops import HTTPServer
+    except ModuleNotFoundError as error:
+        raise click.ClickException(f"--http: {error}") from None
+    try:
+        return HTTPServer(server, address)
+    except InvalidURL as error:
+        raise click.UsageError(f"--http: {error}") from None
+
+
 @click.command(cls=_Command)
 @click.option(
     "--config",
@@ -119,7 +140,14 @@ class _Command(click.Command):
     help="Read options, limits and clients from a TOML file. Options and variables go before it.",
 )
 @click.option("--check-config", is_flag=True, help="Check the file of --config, and end.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Interface to listen on.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    envvar="HYPS_HOST",
+    show_envvar=True,
+    help="Interface to listen on.",
+)
 @click.option(
     "--port",
     cls=_PortOption,
@@ -130,11 +158,27 @@ class _Command(click.Command):
     show_envvar=True,
     help="Port to listen on; 0 for any free one.",
 )
-@click.option("--uds", metavar="PATH", help="Unix socket to listen on, instead of host and port.")
+@click.option(
+    "--http",
+    metavar="ADDRESS",
+    envvar="HYPS_HTTP",
+    show_envvar=True,
+    help="Serve health, metrics, tables and publishing over HTTP at host:port, or at :port for "
+    "this machine alone.",
+)
+@click.option(
+    "--uds",
+    metavar="PATH",
+    envvar="HYPS_UDS",
+    show_envvar=True,
+    help="Unix socket to listen on, instead of host and port.",
+)
 @click.option(
     "--uds-mode",
     metavar="MODE",
     callback=_parse_mode,
+    envvar="HYPS_UDS_MODE",
+    show_envvar=True,
     help="Permissions of the Unix socket, in octal, such as 660. [default: what the umask leaves]",
 )
 @token_option(callback=_check_token)
@@ -142,18 +186,24 @@ class _Command(click.Command):
     "--cert",
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
+    envvar="HYPS_CERT",
+    show_envvar=True,
     help="Certificate chain for TLS, with the private key unless --key has it.",
 )
 @click.option(
     "--key",
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
+    envvar="HYPS_KEY",
+    show_envvar=True,
     help="Private key of --cert.",
 )
 @click.option(
     "--client-ca",
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
+    envvar="HYPS_CLIENT_CA",
+    show_envvar=True,
     help="Let in only clients with a certificate that one of these has issued.",
 )
 @click.option(
@@ -162,15 +212,37 @@ class _Command(click.Command):
     multiple=True,
     metavar="NAME=NUMBER",
     callback=_parse_limits,
-    help="Set a bound of the hub, for example max_message=65536. May be given several times.",
+    envvar="HYPS_LIMIT",
+    show_envvar=True,
+    help="Set a bound of the hub, for example max_message=65536. May be given several times; the "
+    "variable has blanks between them.",
 )
 @backend_option
-@click.option("-v", "--verbose", is_flag=True, help="Log each session.")
+@click.option(
+    "--log-format",
+    type=click.Choice(LOG_FORMATS),
+    default="text",
+    show_default=True,
+    envvar="HYPS_LOG_FORMAT",
+    show_envvar=True,
+    help="Log lines for people, or JSON objects.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Log details, of connections for example.")
 @click.pass_context
 def serve(context: click.Context, /, **options: Any) -> None:
     """Run a hub until SIGINT or SIGTERM, then close cleanly. SIGHUP reads the file again."""
-    level = logging.DEBUG if options["verbose"] else logging.INFO
-    log_to_stderr(level, "%(asctime)s %(levelname)s %(message)s")
+    log_format = options["log_format"]
+    log_to_stderr(
+        logging.DEBUG if options["verbose"] else logging.INFO,
+        "%(asctime)s %(levelname)s %(message)s",
+        log_format,
+    )
+    systemd.take()
+    passed = take_sockets()
+    if passed.hub:
+        _check_no_address(context)
+    if passed.http:
+        raise click.UsageError("systemd passes a socket of the name http, and there is no --http")
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     uds, uds_mode = options["uds"], options["uds_mode"]
     if uds_mode is not None and uds is None:
@@ -185,6 +257,7 @@ def serve(context: click.Context, /, **options: Any) -> None:
             options["port"],
             uds=uds,
             uds_mode=uds_mode,
+            sockets=passed.hub or None,
             token=rules.token,
             authenticate=rules.authenticate,
             ssl_context=rules.ssl_context,
@@ -192,6 +265,7 @@ def serve(context: click.Context, /, **options: Any) -> None:
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    http_server = _make_http_server(server, options["http"])
     if options["check_config"]:
         if options["config"] is None:
             raise click.UsageError("--check-config needs --config")
@@ -202,12 +276,50 @@ def serve(context: click.Context, /, **options: Any) -> None:
         os.umask(0o777 & ~uds_mode)
     _raise_file_limit()
     reloader = Reloader(context, context.meta["hyps.arguments"])
-    run(partial(run_until_signal, partial(_serve, server, reloader)), options["backend"])
-    click.echo("hyps: closed", err=True)
+    run(partial(_run, server, http_server, reloader, log_format), options["backend"])
+    if log_format == "json":
+        logging.getLogger("hyps.serve").info("closed")
+    else:
+        click.echo("hyps: closed", err=True)
 
 
-async def _serve(server: Server, reloader: Reloader) -> None:
-    async with server, anyio.create_task_group() as tasks:
+def _check_no_address(context: click.Context) -> None:
+    for name in ("host", "port", "uds"):
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(
+                f"systemd passes the sockets to listen at, and --{name} is for another one"
+            )
+
+
+async def _run(
+    server: Server, http_server: HTTPServer | None, reloader: Reloader, log_format: str
+) -> None:
+    async with anyio.create_task_group() as tasks:
+        # It goes on while the hub waits for its clients to leave.
+        tasks.start_soon(systemd.watch)
+        await run_until_signal(partial(_serve, server, http_server, reloader, log_format))
+        tasks.cancel_scope.cancel()
+
+
+async def _serve(
+    server: Server, http_server: HTTPServer | None, reloader: Reloader, log_format: str
+) -> None:
+    async with AsyncExitStack() as stack:
+        if http_server is not None:
+            # First, so that it outlives the hub: it tells that the hub shuts down.
+            await stack.enter_async_context(http_server)
+        await stack.enter_async_context(server)
+        tasks = await stack.enter_async_context(anyio.create_task_group())
+        where = ", ".join(server.urls)
+        if log_format == "json":
+            text = json_line("listening", version=__version__, urls=server.urls)
+        else:
+            text = f"hyps {__version__} listening at {where}"
+        # First, because whoever reads standard output may be slow.
+        systemd.ready(f"listening at {where}")
         tasks.start_soon(reloader.run, server)
-        await stdout.print(f"hyps {__version__} listening at {', '.join(server.urls)}")
-        await anyio.sleep_forever()
+        try:
+            await stdout.print(text)
+            await anyio.sleep_forever()
+        finally:
+            systemd.stopping()

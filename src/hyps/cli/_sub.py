@@ -19,7 +19,8 @@ from ._common import (
     token_option,
     url_option,
 )
-from ._output import log_to_stderr, stdout
+from ._logging import log_to_stderr
+from ._output import stdout
 
 if TYPE_CHECKING:
     from collections.abc import Callable

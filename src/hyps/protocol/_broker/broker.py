@@ -80,7 +80,8 @@ class Broker:
         self.sessions: set[Session] = set()
         #: Messages taken from publishers.
         self.published: int = 0
-        #: Messages queued for subscribers, counted once for each subscriber.
+        #: Messages queued for subscribers, counted once for each subscriber. It only grows: what
+        #: ``max_total_buffer`` dropped from a queue again stays in it, and is in ``missed`` too.
         self.delivered: int = 0
         #: Messages dropped because a bound left no room for them, counted likewise.
         self.missed: int = 0
@@ -122,6 +123,10 @@ class Broker:
     def kept(self) -> int:
         """How many channels without a subscriber the hub still counts."""
         return len(self._retention)
+
+    def all_channels(self) -> list[Channel]:
+        """All channels that the hub counts, those that nobody holds too. Change none of them."""
+        return list(self._channels.values())
 
     def stats(self) -> Stats:
         """Take a snapshot of all counters."""
@@ -443,7 +448,7 @@ class Broker:
         self._is_relieving = False
 
     def _count_shed(self, subscriber: Subscriber, bodies: list[bytes]) -> Iterator[int]:
-        """Move messages from the count of delivered ones to that of missed ones."""
+        """Count messages that were queued, and delivered so far, as missed."""
         while bodies:
             body = bodies.pop()
             position = 0
@@ -452,7 +457,6 @@ class Broker:
                 found = map(self._channels.get, names)
                 missed = sum(counts)
                 subscriber.note_shed({each: 0 for each in found if each is not None}, missed)
-                self.delivered -= missed
                 self.missed += missed
                 self._shed += missed
                 position = stops[-1]

@@ -101,8 +101,6 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         self._holdings = Holdings(self._events.append)
         # Those that it holds, for the hot path: the same object.
         self._channels = self._holdings.channels
-        # Whether the token that was offered last has no answer yet.
-        self._awaits_auth = False
         if token is not None and not isinstance(token, str):
             raise TypeError(f"a token must be a str, not {type(token).__name__}")
         hello = encode_hello(Hello(client, token, self._features))
@@ -236,11 +234,11 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         self._check_open("authenticate()")
         if not self.refreshes_tokens:
             raise LocalProtocolError("authenticate(): the hub does not know the extension auth")
-        if self._awaits_auth:
+        if self._auth_is_out:
             raise LocalProtocolError("authenticate() before the answer to the last one")
         body = encode_token(token)
         _check_token(token, body)
-        self._awaits_auth = True
+        self._auth_is_out = True
         self._output.put_urgent(Kind.AUTH, body)
 
     @property
@@ -459,9 +457,9 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         self._check_auth()
         expiry = decode_expiry(body)
         if expiry.renewed is not None:
-            if not self._awaits_auth:
+            if not self._auth_is_out:
                 raise RemoteProtocolError("AUTH: answers what was not sent")
-            self._awaits_auth = False
+            self._auth_is_out = False
         self._events.append(expiry)
 
     def _close(self) -> None:

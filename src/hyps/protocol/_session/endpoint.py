@@ -58,6 +58,7 @@ class Endpoint(Generic[_Event]):
     # A hub has thousands of these.
     __slots__ = (
         "_at_eof",
+        "_auth_is_out",
         "_error",
         "_events",
         "_features",
@@ -67,6 +68,7 @@ class Endpoint(Generic[_Event]):
         "_state",
         "_told",
         "_wire",
+        "bytes_received",
         "features",
         "limits",
     )
@@ -86,8 +88,12 @@ class Endpoint(Generic[_Event]):
         self._told = 0
         self._error: RemoteProtocolError | None = None
         self._at_eof = False
+        # Whether a token was offered and has no answer yet.
+        self._auth_is_out = False
         self._pongs = 0
         self._heartbeat = Heartbeat(limits.heartbeat)
+        #: Bytes that the peer has sent so far.
+        self.bytes_received: int = 0
         # What this end offers.
         self._features = tuple(features)
         #: The extensions that both ends know; empty until the peer has named its own, and always
@@ -121,6 +127,7 @@ class Endpoint(Generic[_Event]):
             self._at_eof = True
         elif self._state is not State.CLOSED:
             self._heartbeat.heard = True
+            self.bytes_received += len(data)
             self._wire.receive_data(data)
 
     def next_event(self) -> _Event | PeerError | Closed | NeedData:
@@ -199,6 +206,11 @@ class Endpoint(Generic[_Event]):
         if data:
             heartbeat.handed += len(data)
         return data
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes that were sent to the peer so far."""
+        return self._heartbeat.sent
 
     @property
     def backlog(self) -> int:

@@ -89,6 +89,8 @@ class ServerProtocol(Endpoint[Hello | Taken | TokenOffered]):
         # The channels that the session holds. A list until it leaves the first one: a dict takes a
         # quarter of what the hub spends on a channel.
         self._channels: list[Channel] | dict[Channel, None] = []
+        #: Records that the client published and that were answered, whatever the answer.
+        self.published: int = 0
         # Answers to SUBSCRIBE in this pass, each a record.
         self._answers: list[bytes] = []
         # The codes of refusals that the client may not look at, each once.
@@ -103,10 +105,8 @@ class ServerProtocol(Endpoint[Hello | Taken | TokenOffered]):
         # answers, the body, and how far it is.
         self._work: tuple[TakeRecords, Kind, bytes, int] | None = None
         self._access: Access | None = None
-        # Whether the session is none of the broker's any more.
-        self._has_left = False
-        # Whether the client has offered a token and got no answer.
-        self._owes_auth = False
+        #: How many channels the session held when it left the broker; None before.
+        self.channels_at_end: int | None = None
         self._publishable: Publishable | None = None
 
     @property
@@ -125,6 +125,11 @@ class ServerProtocol(Endpoint[Hello | Taken | TokenOffered]):
 
     def _speak(self, wire: Wire) -> None:
         self._wire = self._outbox.wire = wire
+
+    @property
+    def wire_name(self) -> str:
+        """What the client speaks: ``"hyps"`` or ``"http2"``; empty until that is known."""
+        return self._wire.name
 
     @property
     def missed(self) -> int:
@@ -193,8 +198,8 @@ class ServerProtocol(Endpoint[Hello | Taken | TokenOffered]):
         """
         if not self.refreshes_tokens or self._state is State.CLOSED:
             return False
-        if renewed is not None or not self._owes_auth:
-            self._owes_auth = False
+        if renewed is not None or not self._auth_is_out:
+            self._auth_is_out = False
             body = encode_expiry(TokenExpiry(expires_in, renewed))
             self._outbox.put_urgent(Kind.AUTH, body)
         return True
@@ -205,7 +210,7 @@ class ServerProtocol(Endpoint[Hello | Taken | TokenOffered]):
         The rest is the caller's: :meth:`go_away`, so that the client comes back for what it may
         still have and learns of each message that it missed; or :meth:`fail`.
         """
-        if not self._has_left:
+        if self.channels_at_end is None:
             self._outbox.revoke()
             self._leave_broker()
 
@@ -236,9 +241,9 @@ class ServerProtocol(Endpoint[Hello | Taken | TokenOffered]):
         self._leave_broker()
 
     def _leave_broker(self) -> None:
-        if not self._has_left:
-            self._has_left = True
+        if self.channels_at_end is None:
             channels, self._channels = self._channels, []
+            self.channels_at_end = len(channels)
             self._broker.close_session(self, self._outbox, channels)
 
     def _advance(self) -> bool:
@@ -261,10 +266,10 @@ class ServerProtocol(Endpoint[Hello | Taken | TokenOffered]):
 
     def _on_auth(self, body: bytes) -> None:
         self._check_auth()
-        if self._owes_auth:
+        if self._auth_is_out:
             raise RemoteProtocolError("AUTH: sent again before the answer")
         self._events.append(decode_token(body))
-        self._owes_auth = True
+        self._auth_is_out = True
 
     # PUBLISH, SUBSCRIBE and UNSUBSCRIBE differ only in what happens to a record. Each record gets
     # an answer of its own.
@@ -344,6 +349,8 @@ class ServerProtocol(Endpoint[Hello | Taken | TokenOffered]):
             if self._answers:
                 self._put_answers(self._outbox.cut(self._answers))
                 self._answers = []
+            if answer is Kind.PUBLISH_ACK:
+                self.published += taken
             if taken:
                 work += taken + self._broker.work - work_before
                 self._events.append(Taken(taken, work))
@@ -422,7 +429,7 @@ class ServerProtocol(Endpoint[Hello | Taken | TokenOffered]):
         """
         if max(map(len, names)) > self.limits.max_channel:
             return b"n"
-        if self._state is State.DRAINING or self._has_left:
+        if self._state is State.DRAINING or self.channels_at_end is not None:
             return b"u"
         access = self._access
         if access is not None and not all(

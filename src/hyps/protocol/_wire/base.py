@@ -18,6 +18,8 @@ class Wire(ABC):
     The attributes say what a wire can do; those of the native one are the defaults.
     """
 
+    #: What it is called, for operators.
+    name: str = "hyps"
     #: The largest frame from the peer, in bytes of kind and body; a larger one is refused.
     max_frame: int
     #: Bytes of bodies that :meth:`encode` took and that the wire holds back for now.

@@ -20,9 +20,10 @@ _NOT_HYPS: Final = (
 )
 
 #: The first bytes of HTTP/1 requests.
-_HTTP_1: Final = (b"GET ", b"POST ", b"PUT ", b"HEAD ", b"OPTIONS ", b"DELETE ")
+_HTTP_1: Final = (b"GET ", b"POST ", b"PUT ", b"HEAD ", b"OPTIONS ", b"DELETE ", b"PATCH ")
 _WANTS_HTTP_2: Final = (
-    b"this port speaks HTTP/2 with prior knowledge (curl --http2-prior-knowledge)\n"
+    b"this port speaks HTTP/2 with prior knowledge (curl --http2-prior-knowledge); "
+    b"the hub's health is at the port of hyps serve --http\n"
 )
 _NOT_HTTP_1: Final = (
     b"HTTP/1.1 505 HTTP Version Not Supported\r\nconnection: close\r\n"
@@ -41,6 +42,10 @@ def _encode_goaway(reason: str) -> bytes:
     return _HTTP2_GOAWAY.pack((8 + len(text)) << 8 | 7, 0, 0, 0, _INTERNAL_ERROR) + text
 
 
+class HTTP1Request(RemoteProtocolError):
+    """A client speaks HTTP/1: a browser, curl, or a load balancer that probes the port."""
+
+
 #: The beginning of a TLS handshake: its type of record, and the major version.
 _TLS: Final = b"\x16\x03"
 
@@ -52,6 +57,8 @@ class UnknownWire(Wire):
     :param wires: the wires that it may turn out to be
     :param on_known: receives the wire once it is known
     """
+
+    name = ""
 
     def __init__(
         self,
@@ -93,7 +100,7 @@ class UnknownWire(Wire):
             return None
         if buffer.startswith(_HTTP_1):
             self._answer = _NOT_HTTP_1
-            raise RemoteProtocolError("the preface is missing: this is an HTTP/1 request")
+            raise HTTP1Request("the preface is missing: this is an HTTP/1 request")
         self._answer = _NOT_HYPS
         if buffer.startswith(_TLS):
             raise RemoteProtocolError("the preface is missing: this is TLS, and this port has none")

@@ -64,6 +64,7 @@ class Http2Wire(Wire):
     :param is_client: which end
     """
 
+    name = "http2"
     is_eager = True
     counts_losses = False
     shows_refusals = False
