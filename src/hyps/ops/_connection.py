@@ -75,14 +75,19 @@ class Connection:
                 self._h11.start_next_cycle()
 
     @contextmanager
-    def _waiting(self, seconds: float) -> Iterator[None]:
-        """Wait for the peer: for so long at most, and not if the room is needed."""
+    def giving_way(self) -> Iterator[None]:
+        """Let the connection be closed meanwhile if the room is needed."""
         self._strangers.enter(self._stranger)
         try:
-            with anyio.fail_after(seconds):
-                yield
+            yield
         finally:
             self._strangers.leave(self._stranger)
+
+    @contextmanager
+    def _waiting(self, seconds: float) -> Iterator[None]:
+        """Wait for the peer: for so long at most."""
+        with self.giving_way(), anyio.fail_after(seconds):
+            yield
 
     async def _serve_one(self, answer: Answer) -> bool:
         """Serve one request.
@@ -120,7 +125,7 @@ class Connection:
         method = event.method.decode("ascii")
         self._is_head = method == "HEAD"
         request = Request(method, event.target, list(event.headers), self._host)
-        if not (request.values(b"content-length") or request.values(b"transfer-encoding")):
+        if not (request.read_length() or request.values(b"transfer-encoding")):
             # There is no body. So the connection can be used again, whatever the answer is.
             await self._next_event()
             self._has_all = True
