@@ -49,6 +49,7 @@ nox.options.sessions = [
     "coverage",
     "web",
     *(["browser"] if CHROMIUM else []),
+    "deploy",
     "docs",
     "readme",
 ]
@@ -94,6 +95,13 @@ def browser(session: nox.Session) -> None:
     """Run the examples' pages in Chromium."""
     session.install(".[starlette]", *TEST, *nox.project.dependency_groups(PROJECT, "browser"))
     session.run("pytest", "-q", "tests/browser", *session.posargs)
+
+
+@nox.session(python=NEWEST)
+def deploy(session: nox.Session) -> None:
+    """Let the tools that read them check the files in deploy/."""
+    session.install(".[ops,jwt]", *nox.project.dependency_groups(PROJECT, "deploy"))
+    session.run("pytest", "-q", "tests/deploy", *session.posargs)
 
 
 @nox.session(python=NEWEST)

@@ -44,6 +44,23 @@ async def test_it_is_left_when_another_thread_collects_it() -> None:
         await wait_until(lambda: server.broker.channels == 0)
 
 
+async def test_one_with_more_channels_than_a_socket_takes_at_once() -> None:
+    async with hyps.Server(port=0) as server, hyps.connect(server.urls[0]) as client:
+        events = client.events()
+        assert isinstance(await anext(events), hyps.Connected)
+        names = [f"{number:06}{'n' * 200}" for number in range(30_000)]
+        held = [await enter(client)]
+        for start in range(0, len(names), 500):
+            await held[0].subscribe(*names[start : start + 500])
+        assert server.broker.channels == len(names)
+        with pytest.warns(ResourceWarning, match=NEVER_LEFT):
+            held.clear()
+        await wait_until(lambda: server.broker.channels == 0)
+        await client.publish("still", "here")
+    # It was the same connection all the time.
+    assert [type(event) async for event in events] == [hyps.Disconnected]
+
+
 async def test_messages_may_arrive_meanwhile() -> None:
     async with memory_client() as client, client.subscribe("a") as other:
         held = [await enter(client, "a") for _ in range(10)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -11,9 +12,10 @@ from .._errors import ConnectionRefused
 from .._net.addresses import TCPAddress
 from .._net.dialling import dial, make_wire
 from .._server.local import dial_memory
-from ..protocol import ClientProtocol
+from ..protocol import FEATURES, ClientProtocol
 from .connection import Connection
 from .states import ATTEMPT_TRANSITIONS, AttemptState, AttemptStep
+from .tokens import NoToken, ask_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,27 +85,33 @@ class Attempt:
         broken: BaseException | None = None
         try:
             with patience as self.patience:
+                token = await ask_for(settings.token, settings.limits.hello_timeout / 2)
                 async with dial(
                     address, dial_memory, settings.ssl_context, settings.server_hostname
                 ) as transport:
                     # From here on the protocol object bounds the wait for the first frame.
                     patience.deadline = math.inf
-                    self.connection = Connection(transport, self._make_protocol, unheard)
+                    make_protocol = partial(self._make_protocol, token)
+                    self.connection = Connection(transport, make_protocol, unheard)
                     broken = await self.connection.run(on_event, on_violation)
-        except ConnectionRefused as error:
+        except (ConnectionRefused, NoToken) as error:
             return str(error)
+        except ValueError as error:
+            # The function's token cannot be sent.
+            return f"no session with {address}: {error}"
         if patience.cancelled_caught:
             return f"no hub at {address}: no answer in time"
         if broken is not None:
             return f"the connection to {address} broke: {str(broken) or 'it was reset'}"
         return f"the connection to {address} has ended"
 
-    def _make_protocol(self, on_output: Callable[[], None]) -> ClientProtocol:
+    def _make_protocol(self, token: str | None, on_output: Callable[[], None]) -> ClientProtocol:
         limits = self._settings.limits
         return ClientProtocol(
             client=self._settings.name,
-            token=self._settings.token,
+            token=token,
             limits=limits,
             on_output=on_output,
             wire=make_wire(self._address, limits),
+            features=FEATURES,
         )

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ..protocol._records.layout import Data
     from .buffer import Overflow
     from .status import ConnectionEvent
+    from .tokens import Token
 
 WhenDisconnected = Literal["wait", "raise"]
 
@@ -66,7 +67,7 @@ class Client:
         self,
         url: str,
         *,
-        token: str | None = None,
+        token: Token | None = None,
         ssl_context: ssl.SSLContext | None = None,
         server_hostname: str | None = None,
         when_disconnected: WhenDisconnected = "wait",
@@ -85,7 +86,8 @@ class Client:
         # Try it out, for its errors: a token that cannot be sent is the caller's error, and at
         # once.
         wire = make_wire(addresses[0], limits)
-        ClientProtocol(client=name, token=token, wire=wire).data_to_send()
+        known = None if callable(token) else token
+        ClientProtocol(client=name, token=known, wire=wire).data_to_send()
         if not getattr(addresses[0], "tls", False):
             for option, given in (
                 ("ssl_context", ssl_context),

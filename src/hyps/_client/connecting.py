@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from ..protocol import Limits
     from .client import WhenDisconnected
+    from .tokens import Token
 
 DEFAULT_URL: Final = "hyps://127.0.0.1:8787"
 
@@ -19,7 +20,7 @@ DEFAULT_URL: Final = "hyps://127.0.0.1:8787"
 def connect(
     url: str | None = None,
     *,
-    token: str | None = None,
+    token: Token | None = None,
     ssl_context: ssl.SSLContext | None = None,
     server_hostname: str | None = None,
     when_disconnected: WhenDisconnected = "wait",
@@ -40,8 +41,9 @@ def connect(
         ``hyps://127.0.0.1:8787``. The client tries several hosts, ``hyps://host:port,host:port``,
         in this order each time it connects. Hubs know nothing of each other, so give all clients
         the same list.
-    :param token: the token, if the hub asks for one; the default is the environment's
-        ``HYPS_TOKEN``
+    :param token: the token, if the hub asks for one; or a function that returns it, async or not,
+        which is asked at each connecting and before a token expires. One that is not async runs in
+        a thread. The default is the environment's ``HYPS_TOKEN``.
     :param ssl_context: for TLS; None trusts whom the system trusts. For ``https`` it must offer
         HTTP/2: ``ssl_context.set_alpn_protocols(["h2"])``.
     :param server_hostname: for TLS; the name that the hub's certificate must be for, if it is not

@@ -19,7 +19,7 @@ from .._net.pump import Pump
 from ..protocol import Acked, ClientProtocol, HypsError, Rejected, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from .._errors import ErrorFactory
     from .._net.sockets import Transport
@@ -171,6 +171,10 @@ class Connection:
         self._answered = self._last_operation
         while self._answers:
             self._answers.popleft().come(self._over)
+
+    def start(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Run a function in a task that ends with the connection."""
+        self._engine.start(function)
 
     def remind(self, call: Callable[[], None], seconds: float) -> None:
         """Call something later, once however often this is called, unless the connection ends."""

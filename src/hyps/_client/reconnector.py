@@ -37,6 +37,7 @@ from ..protocol import (
     Refusal,
     Rejected,
     State,
+    TokenExpiry,
     Welcome,
 )
 from .attempt import Attempt
@@ -46,6 +47,7 @@ from .losses import LossLog
 from .reporter import Reporter
 from .routes import Routes
 from .states import CLIENT_TRANSITIONS, AttemptState, AttemptStep, ClientState, ClientStep
+from .tokens import renew
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -421,6 +423,8 @@ class Reconnector:
                 # A hub that served this client still sends what it has queued.
                 end = self._stop_new if self._was_open else self._fail_waiters
                 end(self._loss(f"{self._hub} is leaving: {reason}"))
+            case TokenExpiry():
+                self._on_expiry(event)
             case PeerError(code, text):
                 self._on_peer_error(code, text)
             case Closed():
@@ -453,10 +457,29 @@ class Reconnector:
         if is_restored:
             self._open(attempt)
 
+    def _on_expiry(self, expiry: TokenExpiry) -> None:
+        connection, left = self.connection, expiry.expires_in
+        if connection is None or left is None or expiry.renewed:
+            return
+        token, is_refused = self._settings.token, expiry.renewed is False
+        if callable(token):
+            connection.start(
+                partial(renew, connection, token, self.log, left, is_refused=is_refused)
+            )
+        elif not is_refused:
+            self.log.warning(
+                "%s: the token expires in %d seconds, and token= is no function that gives another",
+                self._hub,
+                left,
+            )
+
     def _on_peer_error(self, code: str, text: str) -> None:
         error = self._loss(f"{self._hub} refused ({code}): {text}")
         if code in ErrorCode.FINAL:
-            if self._was_open or self._is_in_background:
+            attempt = self._attempt
+            if attempt is not None and attempt.has_opened and callable(self._settings.token):
+                pass  # the session has ended with its token; there is another one
+            elif self._was_open or self._is_in_background:
                 # The token was right before, so the hub may be misconfigured for a while; or
                 # nobody is there to be told, but those who read the log.
                 self._backoff.ask(math.inf)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from .._net.addresses import Address
     from ..protocol import Limits
+    from .tokens import Token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +18,7 @@ class Settings:
     """How a client connects.
 
     :param addresses: the hubs' addresses, in the order in which to try them
-    :param token: the token to present
+    :param token: the token to present, or a function that returns it
     :param ssl_context: for TLS
     :param server_hostname: the name that the hub's certificate is for, if it is not the host's
     :param limits: the client's own bounds
@@ -28,7 +29,7 @@ class Settings:
     """
 
     addresses: tuple[Address, ...]
-    token: str | None = field(repr=False)
+    token: Token | None = field(repr=False)
     ssl_context: ssl.SSLContext | None
     server_hostname: str | None
     limits: Limits

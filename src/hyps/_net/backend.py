@@ -215,7 +215,11 @@ class _AsyncioHome(Home):
     def call(self, function: Callable[[], object]) -> None:
         if not self.is_inherited:
             with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(function, context=Context())
+                self._loop.call_soon_threadsafe(self._start, function, context=Context())
+
+    def _start(self, function: Callable[[], object]) -> None:
+        # In a task: what the function does may ask AnyIO for things of the current one.
+        self._loop.create_task(_call(function))
 
     def _has_ended(self) -> bool:
         return self._loop.is_closed()
@@ -252,6 +256,10 @@ class _TrioHome(Home):
         except trio.RunFinishedError:
             return True
         return False
+
+
+async def _call(function: Callable[[], object]) -> None:
+    function()
 
 
 def here() -> Home:

@@ -174,3 +174,47 @@ def _ascii(name: str) -> str:
     import idna
 
     return idna.encode(name, uts46=True).decode()
+
+
+def find_fault(context: ssl.SSLContext) -> str | None:
+    """Find out why no client would accept a server's certificate because of its dates.
+
+    :param context: the server's
+    :return: in words; None if it is valid now
+    """
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_mode = ssl.CERT_NONE
+    certificate = _shake_hands(client, context).getpeercert(binary_form=True)
+    if certificate is None:
+        return None
+    # The server's own certificate is all that this client trusts, so only dates are left.
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    client.load_verify_locations(cadata=certificate)
+    try:
+        _shake_hands(client, context)
+    except ssl.SSLCertVerificationError as error:
+        if error.verify_code in _BY_DATE:
+            return error.verify_message
+    return None
+
+
+#: X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED of OpenSSL.
+_BY_DATE: Final = (9, 10)
+
+
+def _shake_hands(client: ssl.SSLContext, server: ssl.SSLContext) -> ssl.SSLObject:
+    """Let two contexts shake hands in memory, and return the client's end."""
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    here = client.wrap_bio(down, up)
+    there = server.wrap_bio(up, down, server_side=True)
+    while True:
+        try:
+            here.do_handshake()
+        except ssl.SSLWantReadError:
+            with suppress(ssl.SSLWantReadError):
+                there.do_handshake()
+        else:
+            return here

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hmac
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from .._errors import AuthenticationFailed
 from ..protocol import ClientProtocol
-from .identity import Grants, ask
+from .identity import Grants, ask, review
 from .strangers import Penalties
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from .._logs import Log
     from .identity import Authenticate, Credentials
 
@@ -21,8 +26,28 @@ EVERYBODY: Final = Grants(subscribe=_ALL, publish=_ALL)
 BEARER: Final = Grants(subscribe=_ALL, publish=_ALL, admin=True)
 
 
+class Refused(Exception):
+    """A client is not let in. The text says why, without a word about others."""
+
+
 class CannotAuthenticate(Exception):
     """Nobody can tell now who the client is. It may try again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    token: bytes | None
+    authenticate: Authenticate | None
+
+
+def _make_rules(token: str | None, authenticate: Authenticate | None) -> _Rules:
+    if token == "":
+        raise ValueError("an empty token would let everybody in")
+    if token is not None and authenticate is not None:
+        raise ValueError("token and authenticate are two ways to let clients in: give one")
+    # For its errors: a token that no client could send is a mistake.
+    ClientProtocol(token=token)
+    return _Rules(None if token is None else token.encode(), authenticate)
 
 
 class Gate:
@@ -42,63 +67,95 @@ class Gate:
         timeout: float,
         log: Log,
     ) -> None:
-        self._timeout = timeout
+        #: Seconds that ``authenticate`` may take.
+        self.timeout: float = timeout
         self._log = log
         self._penalties = Penalties(timeout)
-        self._token: bytes | None
-        self._authenticate: Authenticate | None
-        self.set_rules(token, authenticate)
+        self._rules = _make_rules(token, authenticate)
 
     def set_rules(self, token: str | None, authenticate: Authenticate | None) -> None:
-        """Decide by other rules from now on."""
-        if token == "":
-            raise ValueError("an empty token would let everybody in")
-        if token is not None and authenticate is not None:
-            raise ValueError("token and authenticate are two ways to let clients in: give one")
-        # For its errors: a token that no client could send is a mistake.
-        ClientProtocol(token=token)
-        self._token = None if token is None else token.encode()
-        self._authenticate = authenticate
+        """Decide by other rules from now on.
+
+        :raises ValueError: see :class:`Gate`
+        """
+        self._rules = _make_rules(token, authenticate)
 
     @property
     def asks(self) -> bool:
         """Whether it asks anybody for anything."""
-        return self._token is not None or self._authenticate is not None
+        return self._rules != _Rules(None, None)
 
     @property
     def is_immediate(self) -> bool:
         """Whether :meth:`admit_now` decides."""
-        return self._authenticate is None
+        return self._rules.authenticate is None
 
-    def admit_now(self, credentials: Credentials) -> Grants | None:
-        """Decide by the hub's one token, see :meth:`admit`."""
-        if self._token is None:
+    def admit_now(self, credentials: Credentials) -> Grants:
+        """Decide by the hub's one token.
+
+        :raises Refused: if the client is not let in
+        """
+        token = self._rules.token
+        if token is None:
             return EVERYBODY
-        is_right = hmac.compare_digest((credentials.token or "").encode(), self._token)
-        return BEARER if is_right else None
+        if hmac.compare_digest((credentials.token or "").encode(), token):
+            return BEARER
+        raise Refused("a token is required" if credentials.token is None else "the token is wrong")
 
-    async def admit(self, credentials: Credentials, who: str) -> Grants | None:
+    async def admit(self, credentials: Credentials, who: str) -> Grants:
         """Decide who a client is. Other tasks go on meanwhile.
 
         :param who: the client, for the log
-        :return: what it may do; None if it is refused
+        :return: what it may do
+        :raises Refused: if the client is not let in
         :raises CannotAuthenticate: if that cannot be decided now; the log has the reason
         """
-        if self._authenticate is None:
-            return self.admit_now(credentials)
+        while True:
+            rules = self._rules
+            if rules.authenticate is None:
+                return self.admit_now(credentials)
+            grants = await self._ask(ask(rules.authenticate, credentials, self.timeout), who)
+            # By the rules of now: they may have changed meanwhile.
+            if rules is self._rules:
+                return grants
+
+    async def review(self, credentials: Credentials, grants: Grants, who: str) -> Grants:
+        """Decide what a client that was let in may do by the rules of now.
+
+        :param credentials: what it presented
+        :param grants: what it was allowed
+        :return: what it may do
+        :raises Refused: if it is no client any more
+        :raises CannotAuthenticate: if that cannot be decided now; the log has the reason
+        """
+        while True:
+            rules = self._rules
+            if rules.authenticate is None:
+                # A new token is a rotation: who had the old one stays.
+                if rules.token is None or grants is BEARER:
+                    return EVERYBODY if rules.token is None else BEARER
+                raise Refused("it is not known here any more")
+            answer = review(rules.authenticate, credentials, grants, self.timeout)
+            grants_now = await self._ask(answer, who)
+            if rules is self._rules:
+                return grants_now
+
+    async def _ask(self, answer: Awaitable[Grants | None], who: str) -> Grants:
         try:
-            return await ask(self._authenticate, credentials, self._timeout)
+            grants = await answer
+        except AuthenticationFailed as error:
+            raise Refused(str(error)) from None
         except TimeoutError:
-            self._log.warning("%s: refused: authenticating took too long", who)
+            self._log.warning("%s: authenticating took too long", who)
         except Exception:
             self._log.exception("%s: authenticating failed", who)
+        else:
+            if grants is None:
+                raise Refused("it is not known here")
+            if grants.expires_at is not None and grants.expires_at <= time.time():
+                raise Refused("the token has expired")
+            return grants
         raise CannotAuthenticate("the hub cannot authenticate clients now")
-
-    def why_refused(self, credentials: Credentials) -> str:
-        """Say why a client was refused, without a word about others."""
-        if self._authenticate is not None:
-            return "it is not known here"
-        return "a token is required" if credentials.token is None else "the token is wrong"
 
     def penalize(self, host: str, now: float) -> float:
         """Return the seconds to wait before telling a client that it is refused."""

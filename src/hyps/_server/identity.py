@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import anyio
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
 
 from ..protocol import Verb
 
@@ -50,19 +51,27 @@ class Grants:
     :param subscribe: patterns of channels to subscribe
     :param publish: patterns of channels to publish in
     :param admin: whether it may look at sessions and channels, see :mod:`hyps.ops`
+    :param expires_at: when all of this ends, in seconds since 1970 (``time.time()``); None if it
+        does not. The client is warned before, and its session ends then.
     """
 
     name: str = ""
     subscribe: tuple[str, ...] = ()
     publish: tuple[str, ...] = ()
     admin: bool = False
+    expires_at: float | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"name must be a str, not {self.name!r}")
         for what in ("subscribe", "publish"):
             patterns = getattr(self, what)
             if isinstance(patterns, str):
                 raise TypeError(f"{what} must be patterns, such as [{patterns!r}]")
-            patterns = tuple(patterns)
+            try:
+                patterns = tuple(patterns)
+            except TypeError:
+                raise TypeError(f"{what} must be patterns, not {patterns!r}") from None
             for pattern in patterns:
                 if not isinstance(pattern, str):
                     raise TypeError(f"{what}: a pattern must be a str, not {pattern!r}")
@@ -90,6 +99,13 @@ class _Patterns:
     def __contains__(self, channel: str) -> bool:
         return channel in self._names or channel.startswith(self._starts)
 
+    def cover(self, patterns: Iterable[str]) -> bool:
+        """Tell whether these name every channel that the others name."""
+        return all(
+            each[:-1].startswith(self._starts) if each.endswith("*") else each in self
+            for each in patterns
+        )
+
 
 class GrantedAccess:
     """The access that grants allow, for the session's protocol object."""
@@ -106,6 +122,32 @@ class GrantedAccess:
         return channel in self._patterns[verb]
 
 
+def may_hold_all(new: Grants, old: Grants) -> bool:
+    """Tell whether new grants let a client keep whatever channels the old ones let it have."""
+    return _Patterns(new.subscribe).cover(old.subscribe)
+
+
+def name_in(certificate: Mapping[str, Any] | None) -> str | None:
+    """Return the name that a certificate is for: its common name, or else its first DNS name.
+
+    :param certificate: see :class:`Credentials`
+    """
+    if not certificate:
+        return None
+    for part in certificate.get("subject", ()):
+        for key, value in part:
+            if key == "commonName":
+                return str(value)
+    names = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"]
+    return names[0] if names else None
+
+
+#: Threads in which functions run that are not async. They have a bound of their own: functions that
+#: block take no thread from the application, and its own work none from them.
+_threads: Final[RunVar[CapacityLimiter]] = RunVar("hyps_authenticating")
+_MAX_THREADS: Final = 40
+
+
 async def ask(
     authenticate: Authenticate,
     credentials: Credentials,
@@ -118,11 +160,41 @@ async def ask(
     :raises TimeoutError: if it takes longer
     :raises TypeError: if the answer is neither grants nor None
     """
-    with anyio.fail_after(timeout):
-        if _is_async(authenticate):
-            found: Any = authenticate(credentials)
+    return await _call(authenticate, timeout, credentials)
+
+
+async def review(
+    authenticate: Authenticate,
+    credentials: Credentials,
+    grants: Grants,
+    timeout: float,  # noqa: ASYNC109 - as above
+) -> Grants | None:
+    """Ask what a client that was let in may do now, see :func:`ask`.
+
+    An object may have a method ``review(credentials, grants)`` for that. A function is asked again.
+
+    :param credentials: what it presented
+    :param grants: what it was allowed, perhaps by other rules
+    """
+    method = getattr(authenticate, "review", None)
+    if method is None:
+        return await _call(authenticate, timeout, credentials)
+    return await _call(method, timeout, credentials, grants)
+
+
+async def _call(function: Callable[..., Any], seconds: float, *arguments: object) -> Grants | None:
+    with anyio.fail_after(seconds):
+        if _is_async(function):
+            found = function(*arguments)
         else:
-            found = await to_thread.run_sync(authenticate, credentials, abandon_on_cancel=True)
+            try:
+                limiter = _threads.get()
+            except LookupError:
+                limiter = CapacityLimiter(_MAX_THREADS)
+                _threads.set(limiter)
+            found = await to_thread.run_sync(
+                function, *arguments, abandon_on_cancel=True, limiter=limiter
+            )
         if inspect.isawaitable(found):
             found = await found
     if found is not None and not isinstance(found, Grants):

@@ -17,6 +17,7 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.stapled import MultiListener
 from anyio.streams.tls import TLSAttribute
 
+from .._errors import AuthenticationFailed
 from .._logs import Log
 from .._net import sockets as _sockets
 from .._net import tls as _tls
@@ -28,10 +29,10 @@ from .._net.listening import listen
 from .._net.pump import Pump
 from .._net.sockets import Transport
 from .._version import __version__
-from ..protocol import Broker, Limits, ServerProtocol
+from ..protocol import FEATURES, Broker, Limits, ServerProtocol
 from ..protocol._wire.registry import load_wires
 from .census import Census
-from .gate import CannotAuthenticate, Gate
+from .gate import CannotAuthenticate, Gate, Refused
 from .session import Session
 from .strangers import Stranger, Strangers
 
@@ -51,6 +52,9 @@ _TELL_OMITTED: Final = 10.0
 
 #: How many strangers the hub closes at once when it runs out of file descriptors.
 _CLOSED_AT_ONCE: Final = 16
+
+#: So many sessions are decided on at once when the rules change.
+_REVIEWS_AT_ONCE: Final = 16
 
 #: What OpenSSL says of a client that does not begin a TLS handshake.
 _NO_TLS: Final = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST")
@@ -115,11 +119,14 @@ class Server(anyio.AsyncContextManagerMixin):
         self._gate = Gate(token, authenticate, limits.hello_timeout / 2, self._log)
         # Wakes _keep_house(), while that waits.
         self._chore: anyio.Event | None = None
+        self._sessions: set[Session] = set()
         self._pumps: set[Pump[ServerProtocol]] = set()
         self._accepted = 0
         self._census = Census()
         self._state = "new"
         self._all_left: anyio.Event | None = None
+        # Where it listens.
+        self._addresses: list[TCPAddress | UnixAddress] = []
         self._urls: tuple[str, ...] = ()
         self._socket_id: tuple[int, int] | None = None
 
@@ -171,7 +178,8 @@ class Server(anyio.AsyncContextManagerMixin):
         self._census.start()
         addresses = [self._bound_address(listener) for listener in listeners]
         self._urls = tuple(map(str, addresses))
-        self._warn_if_open(addresses)
+        self._addresses = addresses
+        self._warn_if_open()
         try:
             async with MultiListener(listeners), Engine() as engine:
                 engine.start_soon(self._keep_house)
@@ -187,9 +195,9 @@ class Server(anyio.AsyncContextManagerMixin):
             self._remove_socket()
             self._log.tell_omitted()
 
-    def _warn_if_open(self, addresses: Sequence[TCPAddress | UnixAddress]) -> None:
+    def _warn_if_open(self) -> None:
         """Warn if the hub lets in everybody who can reach this machine."""
-        hosts = [each.host for each in addresses if isinstance(each, TCPAddress)]
+        hosts = [each.host for each in self._addresses if isinstance(each, TCPAddress)]
         is_local = all(ipaddress.ip_address(host.partition("%")[0]).is_loopback for host in hosts)
         if self.asks_for == "nothing" and not is_local:
             self._log.warning(
@@ -277,7 +285,7 @@ class Server(anyio.AsyncContextManagerMixin):
             return
         self._census.accepted += 1
         stream = transport.stream
-        host, name = _peer(stream)
+        host, name = _sockets.peer_of(stream)
         scope = anyio.CancelScope()
         stranger = Stranger(host, scope.cancel)
         closed = self._strangers.enter(stranger)
@@ -314,24 +322,76 @@ class Server(anyio.AsyncContextManagerMixin):
         finally:
             self._census.handshaking -= 1
 
-    async def admit(self, credentials: Credentials) -> Grants | None:
+    # What can change while the hub runs
+
+    async def set_authentication(
+        self, *, token: str | None = None, authenticate: Authenticate | None = None
+    ) -> None:
+        """Let clients in by other rules from now on, and decide anew on each open session.
+
+        A client that has become unknown ends with ``auth``. One that may subscribe less gets
+        nothing more, is asked to leave, and comes back for what it may have. A token that was
+        replaced by another one ends no session.
+
+        :param token: see :class:`Server`; without any argument everybody is let in
+        :param authenticate: see :class:`Server`. It is asked again with what the client presented
+            once, unless it has a method ``review(credentials, grants)``, async or not, which then
+            decides by what the client was allowed.
+        :raises ValueError: see :class:`Server`
+        """
+        self._gate.set_rules(token, authenticate)
+        self._warn_if_open()
+        reviews = iter(list(self._sessions))
+
+        async def review_some() -> None:
+            for session in reviews:
+                await session.review()
+                await checkpoint()
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(_REVIEWS_AT_ONCE):
+                tasks.start_soon(review_some)
+
+    def set_ssl_context(self, ssl_context: ssl.SSLContext | None) -> None:
+        """Use other certificates for connections from now on. Open sessions stay.
+
+        :param ssl_context: see :class:`Server`
+        :raises ValueError: if one of the old and the new one is None: clients would need another
+            URL
+        """
+        if (ssl_context is None) is not (self._ssl_context is None):
+            raise ValueError("a hub that runs cannot begin or cease to use TLS")
+        self._ssl_context = ssl_context
+
+    def set_limits(self, limits: Limits) -> None:
+        """Set other bounds. Those of single sessions hold for sessions that open from now on.
+
+        :param limits: the bounds
+        :raises ValueError: if one is another that clients rely on: ``max_message``, ``max_channel``
+        """
+        self._broker.set_limits(limits)
+        self._strangers.set_bounds(limits.max_strangers, limits.max_strangers_per_address)
+        self._gate.timeout = limits.hello_timeout / 2
+
+    async def admit(self, credentials: Credentials) -> Grants:
         """Decide who a client is that comes another way than over a session.
 
         A refusal comes later for each address that was refused before.
 
         :param credentials: what it presents
-        :return: what it may do; None if it is refused
+        :return: what it may do
+        :raises AuthenticationFailed: if it is refused, with the reason
         :raises TimeoutError: if nobody can tell now who it is; the log has the reason
         """
         try:
-            grants = await self._gate.admit(credentials, credentials.address or "local")
+            return await self._gate.admit(credentials, credentials.address or "local")
         except CannotAuthenticate as error:
             self._census.refused["error"] += 1
             raise TimeoutError(str(error)) from None
-        if grants is None:
+        except Refused as error:
             self._census.refused["token"] += 1
             await anyio.sleep(self._gate.penalize(credentials.address, anyio.current_time()))
-        return grants
+            raise AuthenticationFailed(str(error)) from None
 
     async def handle(self, stream: ByteStream) -> None:
         """Serve one connection over any byte stream, and close the stream.
@@ -342,7 +402,7 @@ class Server(anyio.AsyncContextManagerMixin):
         """
         self._census.accepted += 1
         self._census.loop = self._census.loop or loop_name()
-        host, name = _peer(stream)
+        host, name = _sockets.peer_of(stream)
         async with Engine(clock_of(stream)) as engine:
             stranger = Stranger(host, lambda: None)
             await self._serve_session(Transport(stream), engine, stranger, name, shield=False)
@@ -364,6 +424,7 @@ class Server(anyio.AsyncContextManagerMixin):
                 session=number,
                 server=f"hyps-py/{__version__}",
                 on_output=on_output,
+                features=FEATURES,
             ),
             shield=shield,
         )
@@ -386,6 +447,7 @@ class Server(anyio.AsyncContextManagerMixin):
             resume=pump.resume,
         )
         self._pumps.add(pump)
+        self._sessions.add(session)
         try:
             await pump.run(session.on_event, session.on_violation)
         except Exception:
@@ -395,22 +457,11 @@ class Server(anyio.AsyncContextManagerMixin):
             pump.protocol.close()
             pump.protocol.discard()
             self._pumps.discard(pump)
+            self._sessions.discard(session)
             session.end()
             self._census.leave(entry)
             if self._all_left is not None and not self._pumps:
                 self._all_left.set()
-
-
-def _peer(stream: ByteStream) -> tuple[str, str]:
-    """Return the address of a stream's other end, and its name in the log."""
-    try:
-        address = stream.extra(SocketAttribute.remote_address, None)
-    except Exception:
-        # uvloop drops the socket of a connection that was reset, which AnyIO does not expect.
-        return "", "gone already"
-    if isinstance(address, tuple):
-        return str(address[0]), f"{address[0]}:{address[1]}"
-    return "", "local"
 
 
 def _why_no_tls(error: Exception) -> str:

@@ -51,6 +51,11 @@ class Strangers:
         self._all: OrderedDict[Stranger, None] = OrderedDict()
         self._by_address: dict[str, OrderedDict[Stranger, None]] = {}
 
+    def set_bounds(self, most: int, most_of_address: int) -> None:
+        """Set other bounds, for strangers from now on."""
+        self._most = most
+        self._most_of_address = most_of_address
+
     def __len__(self) -> int:
         return len(self._all)
 

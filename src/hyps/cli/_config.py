@@ -10,15 +10,16 @@ import difflib
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
 from .. import Grants, Limits
 from .._server.clients import digest_of
+from .._server.jwt import JWTVerifier, check_algorithms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 
 @dataclass
@@ -28,14 +29,16 @@ class Config:
     :param options: values of options, by their names
     :param limits: bounds, by their names
     :param clients: what each client may do, and the digests of its tokens
+    :param jwt: verifies JSON Web Tokens, if there is a table for them
     """
 
     options: dict[str, Any] = field(default_factory=dict)
     limits: dict[str, float] = field(default_factory=dict)
     clients: list[tuple[Grants, list[bytes]]] = field(default_factory=list)
+    jwt: JWTVerifier | None = None
 
 
-class Faults(Exception):
+class ConfigFaults(click.ClickException):
     """A configuration file is wrong.
 
     :param faults: what, and where, a line for each
@@ -44,6 +47,10 @@ class Faults(Exception):
     def __init__(self, faults: list[str]) -> None:
         super().__init__("\n".join(faults))
         self.faults = faults
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        for fault in self.faults:
+            click.echo(f"Error: {fault}", file=file, err=file is None)
 
 
 #: The types of the keys that are options. Others are tables.
@@ -56,28 +63,30 @@ _OPTIONS: Final[dict[str, type]] = {
     "token": str,
     "cert": str,
     "key": str,
+    "client_ca": str,
     "backend": str,
     "verbose": bool,
 }
 _CLIENT: Final = ("name", "token", "token_file", "token_sha256", "subscribe", "publish", "admin")
+_JWT: Final = ("key_file", "algorithms", "audience", "issuer")
 _KINDS: Final = {str: "a string", int: "an integer", bool: "true or false", dict: "a table"}
 
 
 def load_config(path: str) -> Config:
     """Read a configuration file.
 
-    :raises Faults: if it is wrong, with all that is
+    :raises ConfigFaults: if it is wrong, with all that is
     """
     try:
         found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Faults([f"{path}: {error}"]) from None
+        raise ConfigFaults([f"{path}: {error}"]) from None
     except OSError as error:
-        raise Faults([f"{path}: {(error.strerror or str(error)).lower()}"]) from None
+        raise ConfigFaults([f"{path}: {(error.strerror or str(error)).lower()}"]) from None
     reader = _Reader(path)
     config = reader.read(found)
     if reader.faults:
-        raise Faults(reader.faults)
+        raise ConfigFaults(reader.faults)
     return config
 
 
@@ -87,18 +96,23 @@ class _Reader:
     def __init__(self, path: str) -> None:
         self._path = path
         self.faults: list[str] = []
+        # Whether clients may have a certificate instead of a token.
+        self._has_certificates = False
 
     def _fault(self, place: str, what: str) -> None:
         self.faults.append(f"{self._path}: {place}: {what}")
 
     def read(self, found: dict[str, Any]) -> Config:
         config = Config()
-        self._check_keys("", found, (*_OPTIONS, "limits", "clients"))
+        self._has_certificates = "client_ca" in found
+        self._check_keys("", found, (*_OPTIONS, "limits", "clients", "jwt"))
         for name, kind in _OPTIONS.items():
             if name in found and self._is(name, found[name], kind):
                 config.options[name] = found[name]
         if self._is("limits", limits := found.get("limits", {}), dict):
             config.limits = self._read_limits(limits)
+        if self._is("jwt", jwt := found.get("jwt", {}), dict) and "jwt" in found:
+            config.jwt = self._read_jwt(jwt)
         clients = found.get("clients", [])
         if not isinstance(clients, list) or not all(isinstance(each, dict) for each in clients):
             self._fault("clients", "expected tables: [[clients]]")
@@ -107,9 +121,10 @@ class _Reader:
             read = self._read_client(f"clients[{number}]", client)
             if read is not None:
                 config.clients.append(read)
-        self._check_unique([digest for _, digests in config.clients for digest in digests])
-        if config.clients and "token" in config.options:
-            self._fault("token", "it stands beside [[clients]], which have tokens of their own")
+        self._check_unique("token", [each for _, some in config.clients for each in some])
+        self._check_unique("name", [grants.name for grants, _ in config.clients])
+        if "token" in config.options and (config.clients or "jwt" in found):
+            self._fault("token", "it stands beside [[clients]] or [jwt], which say who has one")
         return config
 
     def _check_keys(self, place: str, found: dict[str, Any], known: Iterable[str]) -> None:
@@ -198,13 +213,46 @@ class _Reader:
             if len(digest) != 32:
                 self._fault(f"{place}.token_sha256", f"{text!r} is not 64 hexadecimal digits")
             digests.append(digest)
-        if not digests:
-            self._fault(place, "it has no token: give token, token_file or token_sha256")
+        if not digests and not self._has_certificates:
+            self._fault(place, "no token: give token, token_file, token_sha256, or client_ca above")
         return digests
 
-    def _check_unique(self, digests: list[bytes]) -> None:
-        if len(set(digests)) < len(digests):
-            self._fault("clients", "two of them have the same token")
+    def _check_unique(self, what: str, values: Sequence[object]) -> None:
+        if len(set(values)) < len(values):
+            self._fault("clients", f"two of them have the same {what}")
+
+    def _read_jwt(self, found: dict[str, Any]) -> JWTVerifier | None:
+        before = len(self.faults)
+        self._check_keys("jwt.", found, _JWT)
+        keys = []
+        for file in self._read_texts("jwt.key_file", found.get("key_file", [])):
+            try:
+                keys.append((file, Path(file).read_bytes()))
+            except OSError as error:
+                self._fault("jwt.key_file", f"{file}: {error}")
+        if not found.get("key_file"):
+            self._fault("jwt.key_file", "expected the files of the keys that sign the tokens")
+        algorithms = self._read_texts("jwt.algorithms", found.get("algorithms", []))
+        try:
+            check_algorithms(algorithms)
+        except ValueError as error:
+            self._fault("jwt.algorithms", str(error))
+        audience = self._read_texts("jwt.audience", found.get("audience", []))
+        issuer = found.get("issuer")
+        if issuer is not None:
+            self._is("jwt.issuer", issuer, str)
+        if len(self.faults) > before:
+            return None
+        for file, key in keys:
+            try:
+                JWTVerifier([key], algorithms)
+            except (ValueError, ImportError) as error:
+                self._fault("jwt.key_file", f"{file}: {error}")
+        if len(self.faults) > before:
+            return None
+        return JWTVerifier(
+            [key for _, key in keys], algorithms, audience=audience or None, issuer=issuer
+        )
 
 
 def read_config(
@@ -213,13 +261,7 @@ def read_config(
     """Read the file of ``--config``, before the other options take what it says."""
     if value is None:
         return None
-    try:
-        config = load_config(value)
-    except Faults as error:
-        *others, last = error.faults
-        for fault in others:
-            click.echo(f"Error: {fault}", err=True)
-        raise click.ClickException(last) from None
+    config = load_config(value)
     # The command line and the environment go before it.
     context.default_map = config.options
     context.meta["hyps.limits"] = config.limits

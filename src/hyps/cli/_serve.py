@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
-import ssl
 from contextlib import AsyncExitStack
 from dataclasses import fields
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import click
 
 from .. import InvalidURL, Limits, Server, __version__
-from .._server.clients import ClientTable
 from ._common import backend_option, run, run_until_signal, token_option
 from ._config import read_config
 from ._output import log_to_stderr, stdout
+from ._reload import Reloader
+from ._rules import make_rules
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from ..ops import HTTPServer
-    from ._config import Config
 
 
 def _parse_limits(
@@ -100,42 +96,20 @@ def _raise_file_limit() -> None:
         pass  # some systems report "unlimited" and refuse it
 
 
-def _refuse_to_ask() -> str:
-    raise ValueError("the private key is encrypted: decrypt it first, with openssl pkey")
+class _Command(click.Command):
+    """Remembers its arguments, to read them again."""
 
-
-def _why_no_certificate(cert: str, key: str | None, error: Exception) -> str:
-    """Say which file is wrong: OpenSSL does not."""
-    if not isinstance(error, ssl.SSLError):
-        return f"{'--key' if key and isinstance(error, ValueError) else '--cert'}: {error}"
-    if error.reason == "KEY_VALUES_MISMATCH":
-        return "--key: it is not the private key of the certificate"
-    if not _has(cert, b"BEGIN CERTIFICATE"):
-        return f"--cert: {cert} has no certificate in PEM form"
-    if key is None and not _has(cert, b"PRIVATE KEY"):
-        return f"--cert: {cert} has no private key, so --key must name its file"
-    if key is not None and not _has(key, b"PRIVATE KEY"):
-        return f"--key: {key} has no private key in PEM form"
-    return f"--cert: {error}"
-
-
-def _has(file: str, text: bytes) -> bool:
-    return text in Path(file).read_bytes()
-
-
-def _make_ssl_context(cert: str | None, key: str | None) -> ssl.SSLContext | None:
-    if cert is None:
-        if key is not None:
-            raise ValueError("--key needs --cert")
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(cert, key, _refuse_to_ask)
-    except (OSError, ValueError) as error:
-        raise ValueError(_why_no_certificate(cert, key, error)) from None
-    # Clients over HTTP/2 negotiate the protocol in the TLS handshake.
-    context.set_alpn_protocols(["h2"])
-    return context
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        given = list(args)
+        context = super().make_context(info_name, args, parent, **extra)
+        context.meta["hyps.arguments"] = given
+        return context
 
 
 def _make_http_server(server: Server, address: str | None) -> HTTPServer | None:
@@ -152,7 +126,7 @@ def _make_http_server(server: Server, address: str | None) -> HTTPServer | None:
         raise click.UsageError(f"--http: {error}") from None
 
 
-@click.command()
+@click.command(cls=_Command)
 @click.option(
     "--config",
     metavar="FILE",
@@ -203,6 +177,12 @@ def _make_http_server(server: Server, address: str | None) -> HTTPServer | None:
     help="Private key of --cert.",
 )
 @click.option(
+    "--client-ca",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Let in only clients with a certificate that one of these has issued.",
+)
+@click.option(
     "--limit",
     "limits",
     multiple=True,
@@ -212,51 +192,35 @@ def _make_http_server(server: Server, address: str | None) -> HTTPServer | None:
 )
 @backend_option
 @click.option("-v", "--verbose", is_flag=True, help="Log each session.")
-def serve(
-    config: Config | None,
-    check_config: bool,
-    host: str,
-    port: int,
-    http: str | None,
-    uds: str | None,
-    uds_mode: int | None,
-    token: str | None,
-    cert: str | None,
-    key: str | None,
-    limits: Limits,
-    backend: str | None,
-    verbose: bool,
-) -> None:
-    """Run a hub until SIGINT or SIGTERM, then close cleanly."""
-    log_to_stderr(
-        logging.DEBUG if verbose else logging.INFO, "%(asctime)s %(levelname)s %(message)s"
-    )
+@click.pass_context
+def serve(context: click.Context, /, **options: Any) -> None:
+    """Run a hub until SIGINT or SIGTERM, then close cleanly. SIGHUP reads the file again."""
+    level = logging.DEBUG if options["verbose"] else logging.INFO
+    log_to_stderr(level, "%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    uds, uds_mode = options["uds"], options["uds_mode"]
     if uds_mode is not None and uds is None:
         raise click.UsageError("--uds-mode needs --uds")
-    for name, value in (("--uds", uds), ("--host", host)):
-        if value == "":
-            raise click.UsageError(f"{name} is empty")
-    clients = config.clients if config is not None else []
-    if clients and token is not None:
-        raise click.UsageError("there is a token beside the clients of the configuration file")
+    for name in ("uds", "host"):
+        if options[name] == "":
+            raise click.UsageError(f"--{name} is empty")
+    rules = make_rules(options)
     try:
-        ssl_context = _make_ssl_context(cert, key)
         server = Server(
-            host,
-            port,
+            options["host"],
+            options["port"],
             uds=uds,
             uds_mode=uds_mode,
-            token=token,
-            authenticate=ClientTable(clients) if clients else None,
-            ssl_context=ssl_context,
-            limits=limits,
+            token=rules.token,
+            authenticate=rules.authenticate,
+            ssl_context=rules.ssl_context,
+            limits=rules.limits,
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    http_server = _make_http_server(server, http)
-    if check_config:
-        if config is None:
+    http_server = _make_http_server(server, options["http"])
+    if options["check_config"]:
+        if options["config"] is None:
             raise click.UsageError("--check-config needs --config")
         click.echo("the configuration is sound")
         return
@@ -264,15 +228,19 @@ def serve(
         # The socket file then has this mode from its creation on. The hub creates no other file.
         os.umask(0o777 & ~uds_mode)
     _raise_file_limit()
-    run(partial(run_until_signal, partial(_serve, server, http_server)), backend)
+    reloader = Reloader(context, context.meta["hyps.arguments"])
+    function = partial(_serve, server, http_server, reloader)
+    run(partial(run_until_signal, function), options["backend"])
     click.echo("hyps: closed", err=True)
 
 
-async def _serve(server: Server, http_server: HTTPServer | None) -> None:
+async def _serve(server: Server, http_server: HTTPServer | None, reloader: Reloader) -> None:
     async with AsyncExitStack() as stack:
         if http_server is not None:
             # First, so that it outlives the hub: it tells that the hub shuts down.
             await stack.enter_async_context(http_server)
         await stack.enter_async_context(server)
+        tasks = await stack.enter_async_context(anyio.create_task_group())
+        tasks.start_soon(reloader.run, server)
         await stdout.print(f"hyps {__version__} listening at {', '.join(server.urls)}")
         await anyio.sleep_forever()

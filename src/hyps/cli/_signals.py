@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: one handler serves them for the whole life of a command.
+"""SIGINT and SIGTERM: one handler serves them for the whole life of a command. SIGHUP, for a hub.
 
 The first signal asks a command that runs on an event loop to end. Any other signal ends the process
 at once: a second one, and one before or after the loop runs, when there is nothing to close.
@@ -29,6 +29,9 @@ class _Signals:
         #: The signal that asked the command to end.
         self.received: int | None = None
         self._waker: socket.socket | None = None
+        # Whether SIGHUP came, and what to call then.
+        self._hung_up = False
+        self._on_hangup: Callable[[], object] | None = None
         # The handler may interrupt itself, so it must count in one step.
         self._counted = count()
 
@@ -44,10 +47,40 @@ class _Signals:
             # End like a process that the signal killed; no more Python code runs.
             os._exit(128 + number)
         self.received = number
+        self._wake(waker)
+
+    def _handle_hangup(self, number: int, _: FrameType | None) -> None:
+        self._hung_up = True
+        if self._waker is not None:
+            self._wake(self._waker)
+
+    @staticmethod
+    def _wake(waker: socket.socket) -> None:
         try:
             waker.send(b"\0")
         except BlockingIOError:
             pass  # an earlier byte already wakes the reader
+
+    @contextmanager
+    def telling_hangups(self, on_hangup: Callable[[], object]) -> Iterator[None]:
+        """Call a function when SIGHUP comes, which ends the process otherwise.
+
+        A signal that comes between two of these is told to the second one. To have an effect,
+        :meth:`watch` must run.
+        """
+        self._on_hangup = on_hangup
+        if hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, self._handle_hangup)
+        self._tell_hangup()
+        try:
+            yield
+        finally:
+            self._on_hangup = None
+
+    def _tell_hangup(self) -> None:
+        if self._hung_up and self._on_hangup is not None:
+            self._hung_up = False
+            self._on_hangup()
 
     @contextmanager
     def asking(self) -> Iterator[None]:
@@ -81,6 +114,7 @@ class _Signals:
                     on_signal()
                 await anyio.wait_readable(self._reader)
                 self._reader.recv(4096)
+                self._tell_hangup()
         finally:
             signal.set_wakeup_fd(loops_own)
 

@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector as AnyCollector
 
+from .._errors import AuthenticationFailed
 from .._server.gate import EVERYBODY
 from .._server.identity import Credentials
 from .._server.posting import check, post
@@ -234,12 +235,11 @@ class Site:
         try:
             # Wrong tokens are answered late. Those who guess are not to keep others away.
             with connection.giving_way():
-                grants = await self._server.admit(credentials)
+                return await self._server.admit(credentials)
         except TimeoutError as error:
             raise Refusal(503, str(error), _TRY_AGAIN) from None
-        if grants is None:
-            raise unauthorized("the token is not known here", is_wrong=True)
-        return grants
+        except AuthenticationFailed as error:
+            raise unauthorized(str(error), is_wrong=True) from None
 
 
 def _json(content: dict[str, Any]) -> Reply:

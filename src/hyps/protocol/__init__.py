@@ -15,6 +15,7 @@ from ._records.runs import Run as Run
 from ._session.access import Access as Access
 from ._session.access import Verb as Verb
 from ._session.client import ClientProtocol as ClientProtocol
+from ._session.endpoint import FEATURES as FEATURES
 from ._session.server import ServerProtocol as ServerProtocol
 from ._session.states import State as State
 from ._wire.base import Wire as Wire
@@ -48,10 +49,13 @@ from .events import Refusal as Refusal
 from .events import Rejected as Rejected
 from .events import ServerEvent as ServerEvent
 from .events import Taken as Taken
+from .events import TokenExpiry as TokenExpiry
+from .events import TokenOffered as TokenOffered
 from .events import Welcome as Welcome
 from .limits import Limits as Limits
 
 __all__ = (
+    "FEATURES",
     "NEED_DATA",
     "PREFACE",
     "Access",
@@ -91,6 +95,8 @@ __all__ = (
     "State",
     "Stats",
     "Taken",
+    "TokenExpiry",
+    "TokenOffered",
     "Unavailable",
     "Verb",
     "Welcome",

@@ -75,6 +75,7 @@ class Welcome:
     :param max_frame: bytes of a frame's kind and body
     :param max_channels: channels of this session
     :param max_in_flight: records sent without an answer
+    :param expires_in: seconds until the client's token expires, if it does
     """
 
     server: str
@@ -86,6 +87,7 @@ class Welcome:
     max_frame: int
     max_channels: int
     max_in_flight: int
+    expires_in: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +209,29 @@ class GoingAway:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenOffered:
+    """A client offers another token for its session. Call ``tell_expiry()`` or ``fail()``.
+
+    :param token: the token
+    """
+
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenExpiry:
+    """The hub tells when the session's token expires. When it has, the session ends.
+
+    :param expires_in: seconds; None if it does not expire
+    :param renewed: whether the token is the one that the client offered last; None if this is a
+        warning and no answer
+    """
+
+    expires_in: float | None
+    renewed: bool | None
+
+
+@dataclass(frozen=True, slots=True)
 class PeerError:
     """The peer ended the session with an ERROR.
 
@@ -228,5 +253,16 @@ class Closed:
     clean: bool
 
 
-ClientEvent = Welcome | Acked | Rejected | Lost | Messages | Gap | GoingAway | PeerError | Closed
-ServerEvent = Hello | Taken | PeerError | Closed
+ClientEvent = (
+    Welcome
+    | Acked
+    | Rejected
+    | Lost
+    | Messages
+    | Gap
+    | GoingAway
+    | TokenExpiry
+    | PeerError
+    | Closed
+)
+ServerEvent = Hello | Taken | TokenOffered | PeerError | Closed

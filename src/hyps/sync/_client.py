@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .._client.buffer import Overflow
     from .._client.client import Client as AsyncClient
     from .._client.client import WhenDisconnected
+    from .._client.tokens import Token
     from ..protocol import Gap, Limits, Message
     from ..protocol._records.layout import Data
     from ._loop import Loop
@@ -218,7 +219,7 @@ def connect(
     url: str | None = None,
     *,
     timeout: float = _TIMEOUT,
-    token: str | None = None,
+    token: Token | None = None,
     ssl_context: ssl.SSLContext | None = None,
     server_hostname: str | None = None,
     when_disconnected: WhenDisconnected = "wait",

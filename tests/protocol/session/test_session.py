@@ -446,10 +446,10 @@ def test_violation_frees_everything_at_the_hub() -> None:
 
 def test_error_of_the_client_says_what_the_state_does_not_allow() -> None:
     client = open_client()
-    client.receive_data(encode_frame(Kind.AUTH, b""))
-    with pytest.raises(RemoteProtocolError, match="AUTH from the hub"):
+    client.receive_data(encode_frame(Kind.HELLO, b""))
+    with pytest.raises(RemoteProtocolError, match="HELLO from the hub"):
         client.next_event()
-    assert "AUTH" in error_fields(client)["message"]
+    assert "HELLO" in error_fields(client)["message"]
 
 
 def test_unknown_kind_is_named_by_its_number() -> None:

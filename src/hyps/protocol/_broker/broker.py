@@ -385,6 +385,24 @@ class Broker:
         if self._room < 0:
             self._look_at_total()
 
+    def set_limits(self, limits: Limits) -> None:
+        """Set other bounds. Those of single sessions hold for sessions that open from now on.
+
+        :raises ValueError: if ``max_message`` or ``max_channel`` differ: clients were told, and
+            take nothing larger
+        """
+        for name in ("max_message", "max_channel"):
+            if getattr(limits, name) != getattr(self.limits, name):
+                raise ValueError(f"{name} cannot change while the hub runs")
+        self.limits = limits
+        self._room = 0
+        self._chores.add(self._forget_spare())
+
+    def _forget_spare(self) -> Iterator[int]:
+        while self.kept > self.limits.max_kept:
+            self._remove(self._retention.choose())
+            yield 1
+
     # The bound for all queues together
 
     def _look_at_total(self) -> None:

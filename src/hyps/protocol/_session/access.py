@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+from .._records.layout import decode_channel
+from ..errors import RemoteProtocolError
+
+if TYPE_CHECKING:
+    from .._records.scanning import Runs
+
+#: A session remembers at most about this many channels that it may publish in.
+_MAX_REMEMBERED: Final = 8_192
 
 
 class Verb(enum.Enum):
@@ -27,3 +36,44 @@ class Access(Protocol):
         :return: whether it may; if not, the hub answers with the code ``d``
         """
         ...
+
+
+class Publishable:
+    """The channels that a session may publish in, as far as its access was asked.
+
+    :param access: the session's
+    """
+
+    __slots__ = ("_access", "_names")
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._names: set[bytes] = set()
+
+    def has(self, names: list[bytes]) -> bool:
+        """Tell whether it is known that the session may publish in all of these."""
+        return self._names.issuperset(names)
+
+    def judge(self, runs: Runs) -> tuple[list[tuple[bool, int, int]], RemoteProtocolError | None]:
+        """Ask about runs.
+
+        :return: stretches of neighbours with one verdict: the verdict, the offset behind the
+            stretch, and how many records it has; the error behind the last one, if any
+        """
+        names, stops, counts, error = runs
+        known = self._names
+        if len(known) > _MAX_REMEMBERED:
+            known.clear()
+        stretches: list[tuple[bool, int, int]] = []
+        for name, stop, count in zip(names, stops, counts, strict=True):
+            try:
+                may = name in known or self._access.may(Verb.PUBLISH, decode_channel(name))
+            except RemoteProtocolError as invalid:
+                # What precedes it is valid.
+                return stretches, invalid
+            if may:
+                known.add(name)
+            if stretches and stretches[-1][0] is may:
+                count += stretches.pop()[2]
+            stretches.append((may, stop, count))
+        return stretches, error

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar
 
 from .._callbacks import nothing
 from .._records.encoding import encode_channels, pack_chunks, pairs
@@ -12,17 +11,34 @@ from .._records.position import MAX_COUNT, is_position, parse_position
 from .._records.runs import Run, join
 from .._records.scanning import cut, find_runs, scan
 from .._wire.frames import Kind
-from .._wire.handshake import decode_goaway, decode_welcome, encode_hello
+from .._wire.handshake import (
+    decode_expiry,
+    decode_goaway,
+    decode_welcome,
+    encode_hello,
+    encode_token,
+)
 from .._wire.native import NativeWire
-from ..errors import RemoteProtocolError
-from ..events import Acked, Gap, GapReason, GoingAway, Hello, Lost, Messages, Rejected, Welcome
+from ..errors import LocalProtocolError, RemoteProtocolError
+from ..events import (
+    Acked,
+    Gap,
+    GoingAway,
+    Hello,
+    Lost,
+    Messages,
+    Rejected,
+    TokenExpiry,
+    Welcome,
+)
 from ..limits import (
     MAX_OPENING_FRAME,
     Limits,
 )
-from .cursors import Cursor, answer_for, find_granted, fresh
+from .cursors import answer_for
 from .endpoint import Endpoint
-from .operations import Operation, Operations
+from .holdings import Holdings
+from .operations import Operations
 from .requests import Requests
 from .states import CLIENT_RECEIVES, State, Step, make_table
 
@@ -33,9 +49,6 @@ if TYPE_CHECKING:
     from .._records.runs import Batch, Message
     from .._wire.base import Wire
     from .endpoint import Handler
-
-#: Stands for a channel without a SUBSCRIBE under way.
-_NOT_JOINING: Final = (math.inf, 0, b"")
 
 
 def _is_text(text: str) -> bool:
@@ -48,7 +61,14 @@ def _is_text(text: str) -> bool:
     return True
 
 
-_ClientOnly = Welcome | Acked | Rejected | Lost | Messages | Gap | GoingAway
+def _check_token(token: str, body: bytes) -> None:
+    if len(body) >= MAX_OPENING_FRAME:
+        raise ValueError("the token is too long")
+    if not _is_text(token):
+        raise ValueError("the token has no UTF-8 form")
+
+
+_ClientOnly = Welcome | Acked | Rejected | Lost | Messages | Gap | GoingAway | TokenExpiry
 
 
 class ClientProtocol(Endpoint[_ClientOnly]):
@@ -87,20 +107,15 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         super().__init__(limits or Limits(), wire, self._requests, features)
         self._welcome: Welcome | None = None
         self._operations = Operations()
-        # The channels whose messages the client hands out. It ignores messages that arrive for a
-        # channel after its UNSUBSCRIBE was queued.
-        self._channels: dict[bytes, Cursor] = {}
-        # Channels with a SUBSCRIBE under way: the ids of the first and the last one since the last
-        # UNSUBSCRIBE, because the first answer to one of these that grants the channel counts; and
-        # the earlier position, to compare with the answer.
-        self._joining: dict[str, tuple[int, int, bytes]] = {}
+        self._holdings = Holdings(self._events.append)
+        # Those that it holds, for the hot path: the same object.
+        self._channels = self._holdings.channels
+        # Whether the token that was offered last has no answer yet.
+        self._awaits_auth = False
         if token is not None and not isinstance(token, str):
             raise TypeError(f"a token must be a str, not {type(token).__name__}")
         hello = encode_hello(Hello(client, token, self._features))
-        if len(hello) >= MAX_OPENING_FRAME:
-            raise ValueError("the token is too long")
-        if not _is_text(token or ""):
-            raise ValueError("the token has no UTF-8 form")
+        _check_token(token or "", hello)
         self._output.put_urgent(Kind.HELLO, hello)
 
     # Operations
@@ -176,21 +191,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         operation = self._put(Kind.SUBSCRIBE, Kind.SUBSCRIBE_ACK, chunks, channels)
         if operation is None:
             return None
-        known, joining = self._channels, self._joining
-        # Channels without a position of their own share one entry.
-        joined = (operation, operation, b"")
-        if not before and not joining and known.keys().isdisjoint(names):
-            self._joining = dict.fromkeys(channels, joined)
-            return operation
-        for name, channel in zip(names, channels, strict=True):
-            if name not in known:
-                if channel in joining:
-                    first, _, position = joining[channel]
-                    joining[channel] = (first, operation, position)
-                elif channel in before:
-                    joining[channel] = (operation, operation, before[channel])
-                else:
-                    joining[channel] = joined
+        self._holdings.join(operation, channels, names, before)
         return operation
 
     def unsubscribe(self, channels: Iterable[str]) -> int | None:
@@ -207,9 +208,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         most = self._requests.chunk_records
         chunks = pack_chunks(names, b"", self._output.frame_size, most)
         operation = self._put(Kind.UNSUBSCRIBE, Kind.UNSUBSCRIBE_ACK, chunks)
-        for channel, name in zip(channels, names, strict=True):
-            self._channels.pop(name, None)
-            self._joining.pop(channel, None)
+        self._holdings.leave(channels, names)
         return operation
 
     def position(self, channel: str) -> bytes | None:
@@ -219,6 +218,24 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         """
         found = self._channels.get(channel.encode())
         return None if found is None else found.position
+
+    def authenticate(self, token: str) -> None:
+        """Offer the hub another token for this session. :class:`TokenExpiry` has the answer.
+
+        :param token: the token
+        :raises ValueError: if it is too long to be sent, or has no UTF-8 form
+        :raises LocalProtocolError: if the state does not allow it, the hub does not know the
+            extension (:attr:`refreshes_tokens`), or the token before has no answer yet
+        """
+        self._check_open("authenticate()")
+        if not self.refreshes_tokens:
+            raise LocalProtocolError("authenticate(): the hub does not know the extension auth")
+        if self._awaits_auth:
+            raise LocalProtocolError("authenticate() before the answer to the last one")
+        body = encode_token(token)
+        _check_token(token, body)
+        self._awaits_auth = True
+        self._output.put_urgent(Kind.AUTH, body)
 
     @property
     def counts_losses(self) -> bool:
@@ -335,8 +352,10 @@ class ClientProtocol(Endpoint[_ClientOnly]):
         operation = self._operations.first
         if operation is None or operation.channels is None:
             raise RemoteProtocolError("SUBSCRIBE_ACK: nothing to answer")
-        joining = self._joining
-        if stop := self._take_alike(operation, operation.channels, body, position):
+        holdings = self._holdings
+        taken, stop = holdings.take_alike(operation, self.in_flight, body, position)
+        if taken:
+            self._on_codes(Kind.SUBSCRIBE_ACK, b"k" * taken)
             return stop
         done = operation.records - operation.unanswered
         codes: list[bytes] = []
@@ -352,82 +371,21 @@ class ClientProtocol(Endpoint[_ClientOnly]):
                     position += len(expected)
                 else:
                     answer, position = answer_for(name, body, position)
-                self._take_answer(operation.number, channel, name, answer)
+                holdings.take_answer(
+                    operation.number, channel, name, answer, counts_losses=self.counts_losses
+                )
                 codes.append(answer[:1])
                 if position == len(body):
                     return position
             if len(codes) < operation.unanswered:
                 raise RemoteProtocolError("SUBSCRIBE_ACK: answers what was not sent")
         finally:
-            if not joining:
-                # An empty dict keeps the memory of a large one, as much as the channels take.
-                joining.clear()
+            holdings.shrink()
             if codes:
                 count = len(self._channels)
                 is_full = self._welcome is not None and count >= self._welcome.max_channels
                 self._on_codes(Kind.SUBSCRIBE_ACK, b"".join(codes), count if is_full else None)
         return position
-
-    def _take_answer(self, operation: int, channel: str, name: bytes, answer: bytes) -> None:
-        """Decide what an answer to SUBSCRIBE means for its channel.
-
-        :param operation: id of the operation that it answers
-        :param answer: a code, followed by the channel's position if that is ``k``
-        """
-        is_granted = answer.startswith(b"k")
-        first, last, before = self._joining.get(channel, _NOT_JOINING)
-        generation, count = parse_position(answer[1:]) if is_granted else (b"", 0)
-        if first <= operation:
-            # The channel waits for this answer, or for a later one.
-            if is_granted or last == operation:
-                del self._joining[channel]
-            if is_granted:
-                self._channels[name] = (
-                    Cursor(channel, generation, count) if count else fresh(generation)
-                )
-                if before:
-                    known = Cursor(channel, *parse_position(before))
-                    self._on_position(known, generation, count, "reconnect")
-        elif is_granted and name in self._channels and self.counts_losses:
-            # The session held the channel already, so the client knows its position.
-            known = self._channels[name].own(name, self._channels)
-            self._on_position(known, generation, count, "hub")
-
-    def _take_alike(
-        self, operation: Operation, channels: list[str], body: bytes, position: int
-    ) -> int:
-        """Take many answers at once: those for which :meth:`_take_answer` makes a fresh cursor.
-
-        :return: the offset behind the last; 0 if each has to be looked at by itself
-        """
-        done = operation.records - operation.unanswered
-        found = find_granted(channels, done, self.in_flight, body, position)
-        if found is None:
-            return 0
-        names, generation, position = found
-        channels = channels[done : done + len(names)]
-        # No other SUBSCRIBE and no UNSUBSCRIBE concerns any of them, and no position is compared.
-        joined = (operation.number, operation.number, b"")
-        if list(map(self._joining.get, channels)).count(joined) != len(channels):
-            return 0
-        self._channels.update(dict.fromkeys(names, fresh(generation)))
-        for channel in channels:
-            self._joining.pop(channel, None)
-        if not self._joining:
-            self._joining.clear()
-        self._on_codes(Kind.SUBSCRIBE_ACK, b"k" * len(names))
-        return position
-
-    def _on_position(
-        self, channel: Cursor, generation: bytes, count: int, reason: GapReason
-    ) -> None:
-        """Compare the hub's position in a channel with the client's own count."""
-        if generation != channel.generation or count < channel.count:
-            self._events.append(Gap(channel.name, None, reason))
-        elif count > channel.count:
-            self._events.append(Gap(channel.name, count - channel.count, reason))
-        channel.generation = generation
-        channel.count = count
 
     def _on_messages(self, body: bytes) -> None:
         if not body:
@@ -475,15 +433,24 @@ class ClientProtocol(Endpoint[_ClientOnly]):
                 # The wire itself has left out a message that is too large for this client.
                 if channel is not None:
                     channel = channel.own(name, self._channels)
-                    self._on_position(channel, channel.generation, channel.count + 1, "client")
+                    self._holdings.compare(channel, channel.generation, channel.count + 1, "client")
                 continue
             generation, count = parse_position(position)
             if channel is not None:
-                self._on_position(channel.own(name, self._channels), generation, count, "hub")
+                self._holdings.compare(channel.own(name, self._channels), generation, count, "hub")
 
     def _on_goaway(self, body: bytes) -> None:
         self._events.append(decode_goaway(body))
         self.close()
+
+    def _on_auth(self, body: bytes) -> None:
+        self._check_auth()
+        expiry = decode_expiry(body)
+        if expiry.renewed is not None:
+            if not self._awaits_auth:
+                raise RemoteProtocolError("AUTH: answers what was not sent")
+            self._awaits_auth = False
+        self._events.append(expiry)
 
     def _close(self) -> None:
         super()._close()
@@ -504,6 +471,7 @@ class ClientProtocol(Endpoint[_ClientOnly]):
             Kind.GAP: _on_gap,
             Kind.PING: Endpoint._on_ping,
             Kind.PONG: Endpoint._on_pong,
+            Kind.AUTH: _on_auth,
             Kind.GOAWAY: _on_goaway,
             Kind.ERROR: Endpoint._on_error,
         },

@@ -46,6 +46,13 @@ _Event = TypeVar("_Event")
 _NO_FEATURES: Final[frozenset[str]] = frozenset()
 
 
+#: The name of the extension with which a client replaces its token.
+AUTH: Final = "auth"
+
+#: The names of all extensions, for an embedder that can do what they need.
+FEATURES: Final = (AUTH,)
+
+
 class Endpoint(Generic[_Event]):
     """One end of one connection, without I/O."""
 
@@ -106,6 +113,11 @@ class Endpoint(Generic[_Event]):
     def state(self) -> State:
         """Where the connection is in its life."""
         return self._state
+
+    @property
+    def wire_name(self) -> str:
+        """What is spoken: ``"hyps"`` or ``"http2"``; empty until that is known."""
+        return self._wire.name
 
     # Input
 
@@ -324,6 +336,15 @@ class Endpoint(Generic[_Event]):
             return math.inf
 
     # Frames of both directions
+
+    @property
+    def refreshes_tokens(self) -> bool:
+        """Whether both ends know the extension ``auth``."""
+        return AUTH in self.features
+
+    def _check_auth(self) -> None:
+        if not self.refreshes_tokens:
+            raise RemoteProtocolError("AUTH: the extension is not agreed on")
 
     def _on_ping(self, body: bytes) -> None:
         if len(body) != 8:

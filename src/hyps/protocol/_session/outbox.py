@@ -14,7 +14,7 @@ from ..limits import CHUNK_OVERHEAD
 from .output import Chunk, OutputQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from .._broker.channel import Channel, Left, Subscriber
     from .._wire.base import Wire
@@ -151,6 +151,29 @@ class Outbox(OutputQueue):
 
     def __bool__(self) -> bool:
         return super().__bool__() or bool(self.gaps) or self._sifted is not None
+
+    def revoke(self) -> None:
+        """Drop every message and gap that waits; answers stay."""
+        self.gaps.clear()
+        self.wire.shed()
+        self.queued -= self._held - self.wire.held
+        self._held = self.wire.held
+        kept = self._without_messages(self._chunks)
+        self._chunks = deque(kept) if kept else ()
+        if self._sifted is not None:
+            # Shedding is going through it.
+            kept = self._without_messages(self._sifted)
+            self._sifted.clear()
+            self._sifted.extend(kept)
+
+    def _without_messages(self, chunks: Iterable[Chunk]) -> list[Chunk]:
+        kept = []
+        for chunk in chunks:
+            if chunk[0] in (Kind.MESSAGES, Kind.GAP):
+                self.queued -= len(chunk[1]) + CHUNK_OVERHEAD
+            else:
+                kept.append(chunk)
+        return kept
 
     # The hub's bound for all sessions together
 

@@ -10,15 +10,21 @@ from .._callbacks import nothing
 from .._records.encoding import pack_chunks, unpack_names
 from .._records.layout import MERGED_SIZE, contents, decode_channel, pack
 from .._records.position import is_position
-from .._records.scanning import Runs, find_runs
+from .._records.scanning import find_runs
 from .._wire.detection import UnknownWire
 from .._wire.frames import Kind
-from .._wire.handshake import decode_hello, encode_goaway, encode_welcome
+from .._wire.handshake import (
+    decode_hello,
+    decode_token,
+    encode_expiry,
+    encode_goaway,
+    encode_welcome,
+)
 from .._wire.registry import WIRES
 from ..errors import ErrorCode, RemoteProtocolError
-from ..events import GoingAway, Hello, Taken, Welcome
+from ..events import GoingAway, Hello, Taken, TokenExpiry, TokenOffered, Welcome
 from ..limits import MAX_OPENING_FRAME, PASS_WORK
-from .access import Verb
+from .access import Publishable, Verb
 from .endpoint import Endpoint
 from .outbox import Outbox
 from .states import HUB_RECEIVES, State, Step, make_table
@@ -44,14 +50,10 @@ if TYPE_CHECKING:
 _MAX_ANSWER: Final = 64
 
 
-#: A session remembers at most about this many channels that it may publish in.
-_MAX_PUBLISHABLE: Final = 8_192
-
-
 _where: Final = attrgetter("generation", "count")
 
 
-class ServerProtocol(Endpoint[Hello | Taken]):
+class ServerProtocol(Endpoint[Hello | Taken | TokenOffered]):
     """One session of a hub, without I/O.
 
     Pass what the client sends to :meth:`receive_data`, call :meth:`next_event` until it gives
@@ -103,30 +105,28 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         # answers, the body, and how far it is.
         self._work: tuple[TakeRecords, Kind, bytes, int] | None = None
         self._access: Access | None = None
-        # Channels that the access allows to publish in, as far as it was asked.
-        self._publishable: set[bytes] = set()
+        # Whether the session is none of the broker's any more.
+        self._has_left = False
+        # Whether the client has offered a token and got no answer.
+        self._owes_auth = False
+        self._publishable: Publishable | None = None
 
     @property
     def access(self) -> Access | None:
         """What the session may do with which channel; None allows everything.
 
         Set it before :meth:`accept`, or later: it decides on what the hub takes from then on.
-        Channels that the session holds already stay.
+        Channels that the session holds already stay; :meth:`revoke` takes them.
         """
         return self._access
 
     @access.setter
     def access(self, access: Access | None) -> None:
         self._access = access
-        self._publishable = set()
+        self._publishable = None if access is None else Publishable(access)
 
     def _speak(self, wire: Wire) -> None:
         self._wire = self._outbox.wire = wire
-
-    @property
-    def wire_name(self) -> str:
-        """What the client speaks: ``"hyps"`` or ``"http2"``; empty until that is known."""
-        return self._wire.name
 
     @property
     def missed(self) -> int:
@@ -146,9 +146,10 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         """
         return self._refusals
 
-    def accept(self) -> None:
+    def accept(self, expires_in: float | None = None) -> None:
         """Open the session, in answer to :class:`Hello`; or refuse it if there are too many.
 
+        :param expires_in: seconds until the client's token expires, to tell the client
         :raises LocalProtocolError: if there is no HELLO to answer
         """
         if self._state is not State.GREETED:
@@ -170,6 +171,7 @@ class ServerProtocol(Endpoint[Hello | Taken]):
             max_frame=limits.max_frame,
             max_channels=limits.max_channels,
             max_in_flight=limits.max_in_flight,
+            expires_in=expires_in,
         )
         self._outbox.put(Kind.WELCOME, encode_welcome(welcome))
 
@@ -183,6 +185,31 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         if self._state is not State.GREETED:
             raise self._forbid("refuse()")
         self.fail(message, code)
+
+    def tell_expiry(self, expires_in: float | None, *, renewed: bool | None = None) -> bool:
+        """Tell the client when its token expires: a warning, or the answer to a new token.
+
+        :param expires_in: seconds; None if it does not expire
+        :param renewed: in answer to :class:`TokenOffered`, whether the hub took that token
+        :return: whether the client is told. If not, it cannot replace its token in this session.
+        """
+        if not self.refreshes_tokens or self._state is State.CLOSED:
+            return False
+        if renewed is not None or not self._owes_auth:
+            self._owes_auth = False
+            body = encode_expiry(TokenExpiry(expires_in, renewed))
+            self._outbox.put_urgent(Kind.AUTH, body)
+        return True
+
+    def revoke(self) -> None:
+        """Take all channels from the session, with what is queued of them.
+
+        The rest is the caller's: :meth:`go_away`, so that the client comes back for what it may
+        still have and learns of each message that it missed; or :meth:`fail`.
+        """
+        if not self._has_left:
+            self._outbox.revoke()
+            self._leave_broker()
 
     def go_away(self, reason: str, reconnect_after: float = 0.0) -> None:
         """Ask the client to leave. What it publishes from now on is answered with ``u``.
@@ -208,8 +235,13 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         super()._close()
         self._work = None
         self._frame_work = 0
-        channels, self._channels = self._channels, []
-        self._broker.close_session(self, self._outbox, channels)
+        self._leave_broker()
+
+    def _leave_broker(self) -> None:
+        if not self._has_left:
+            self._has_left = True
+            channels, self._channels = self._channels, []
+            self._broker.close_session(self, self._outbox, channels)
 
     def _advance(self) -> bool:
         if self._work is not None:
@@ -229,6 +261,13 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         self._step(Step.HELLO)
         self._events.append(hello)
 
+    def _on_auth(self, body: bytes) -> None:
+        self._check_auth()
+        if self._owes_auth:
+            raise RemoteProtocolError("AUTH: sent again before the answer")
+        self._events.append(decode_token(body))
+        self._owes_auth = True
+
     # PUBLISH, SUBSCRIBE and UNSUBSCRIBE differ only in what happens to a record. Each record gets
     # an answer of its own.
 
@@ -239,38 +278,25 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         # Decide anew in each step: the state and the access may change within a long frame.
         if self._state is State.DRAINING:
             return self._take_runs(_publish_late, data, position, codes)
-        access = self._access
-        if access is None:
+        publishable = self._publishable
+        if publishable is None:
             return self._broker.publish(data, position, codes)
         runs = find_runs(data, position, most=PASS_WORK)
-        if self._publishable.issuperset(runs[0]):
+        if publishable.has(runs[0]):
             # The usual case: all of these channels were asked about before.
             return self._broker.publish(data, position, codes, runs)
-        return self._publish_allowed(access, data, position, codes, runs)
+        return self._publish_stretches(*publishable.judge(runs), data, position, codes)
 
-    def _publish_allowed(
-        self, access: Access, data: bytes, position: int, codes: list[bytes], runs: Runs
+    def _publish_stretches(
+        self,
+        stretches: list[tuple[bool, int, int]],
+        error: RemoteProtocolError | None,
+        data: bytes,
+        position: int,
+        codes: list[bytes],
     ) -> int:
-        """Publish what the session may publish, in stretches of runs with one verdict."""
+        """Publish what the session may publish, see :meth:`.Publishable.judge`."""
         most = self._broker.work + PASS_WORK
-        error: RemoteProtocolError | None
-        names, stops, counts, error = runs
-        allowed = self._publishable
-        if len(allowed) > _MAX_PUBLISHABLE:
-            allowed.clear()
-        stretches: list[tuple[bool, int, int]] = []
-        for name, stop, count in zip(names, stops, counts, strict=True):
-            try:
-                may = name in allowed or access.may(Verb.PUBLISH, decode_channel(name))
-            except RemoteProtocolError as invalid:
-                # What precedes it is valid.
-                error = invalid
-                break
-            if may:
-                allowed.add(name)
-            if stretches and stretches[-1][0] is may:
-                count += stretches.pop()[2]
-            stretches.append((may, stop, count))
         for may, stop, count in stretches:
             if not may:
                 codes.append(b"d" * count)
@@ -400,7 +426,7 @@ class ServerProtocol(Endpoint[Hello | Taken]):
         """
         if max(map(len, names)) > self.limits.max_channel:
             return b"n"
-        if self._state is State.DRAINING:
+        if self._state is State.DRAINING or self._has_left:
             return b"u"
         access = self._access
         if access is not None and not all(
@@ -485,6 +511,7 @@ class ServerProtocol(Endpoint[Hello | Taken]):
             Kind.UNSUBSCRIBE: _on_unsubscribe,
             Kind.PING: Endpoint._on_ping,
             Kind.PONG: Endpoint._on_pong,
+            Kind.AUTH: _on_auth,
             Kind.ERROR: Endpoint._on_error,
         },
     )

@@ -81,6 +81,7 @@ _HUB_SERVES: Final = frozenset(
         Kind.UNSUBSCRIBE,
         Kind.PING,
         Kind.PONG,
+        Kind.AUTH,
         Kind.ERROR,
     }
 )
@@ -102,6 +103,7 @@ _CLIENT_HEARS: Final = frozenset(
         Kind.GAP,
         Kind.PING,
         Kind.PONG,
+        Kind.AUTH,
         Kind.GOAWAY,
         Kind.ERROR,
     }

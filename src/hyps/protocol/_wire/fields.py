@@ -1,4 +1,4 @@
-"""The strict JSON objects of HELLO, WELCOME, GOAWAY and ERROR."""
+"""The strict JSON objects of HELLO, WELCOME, AUTH, GOAWAY and ERROR."""
 
 from __future__ import annotations
 
@@ -104,6 +104,17 @@ class Fields:
     def _check_range(self, key: str, value: float, least: float, most: float) -> None:
         if not least <= value <= most:
             raise RemoteProtocolError(f"{self._frame}: {key} is not between {least} and {most}")
+
+    def optional_seconds(self, key: str, most: float) -> float | None:
+        """Return a duration, or None if it is missing."""
+        return self.seconds(key, most) if key in self._fields else None
+
+    def optional_flag(self, key: str) -> bool | None:
+        """Return true or false, or None if it is missing."""
+        value = self._fields.get(key)
+        if value is None or isinstance(value, bool):
+            return value
+        raise RemoteProtocolError(f"{self._frame}: {key} has the wrong type")
 
     def texts(self, key: str) -> tuple[str, ...]:
         """Return a list of texts, empty if it is missing."""

@@ -1,4 +1,4 @@
-"""HELLO, WELCOME, GOAWAY and ERROR: the frames with JSON bodies, on both wires.
+"""HELLO, WELCOME, AUTH, GOAWAY and ERROR: the frames with JSON bodies, on both wires.
 
 The events are their typed form. This module has the only place where each field is spelled.
 """
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from .._records.layout import RECORD_OVERHEAD
 from .._records.position import MAX_COUNT
-from ..events import GoingAway, Hello, PeerError, Welcome
+from ..events import GoingAway, Hello, PeerError, TokenExpiry, TokenOffered, Welcome
 from ..limits import MAX_FRAME_CEILING, MAX_REASON
 from .fields import Fields, dump
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 #: The longest delay that a GOAWAY may ask for, in seconds.
 _MAX_RECONNECT_AFTER: Final = 86_400
+
+#: The longest time that a client believes a token to have, in seconds: some hundred years.
+_MAX_EXPIRES_IN: Final = 1e10
 
 #: The longest heartbeat interval, in seconds.
 _MAX_HEARTBEAT: Final = 3_600
@@ -49,6 +52,7 @@ def encode_welcome(welcome: Welcome) -> bytes:
         max_frame=welcome.max_frame,
         max_channels=welcome.max_channels,
         max_in_flight=welcome.max_in_flight,
+        expires_in=welcome.expires_in,
     )
 
 
@@ -71,7 +75,36 @@ def decode_welcome(body: bytes) -> Welcome:
         max_frame=fields.integer("max_frame", 1 + largest, MAX_FRAME_CEILING),
         max_channels=fields.integer("max_channels", 1, MAX_COUNT),
         max_in_flight=fields.integer("max_in_flight", 1, MAX_COUNT),
+        expires_in=fields.optional_seconds("expires_in", _MAX_EXPIRES_IN),
     )
+
+
+def encode_token(token: str) -> bytes:
+    """Encode the body of a client's AUTH."""
+    return dump(token=token)
+
+
+def decode_token(body: bytes) -> TokenOffered:
+    """Decode the body of a client's AUTH.
+
+    :raises RemoteProtocolError: if it is malformed
+    """
+    return TokenOffered(Fields("AUTH", body).text("token"))
+
+
+def encode_expiry(event: TokenExpiry) -> bytes:
+    """Encode the body of a hub's AUTH."""
+    return dump(expires_in=event.expires_in, renewed=event.renewed)
+
+
+def decode_expiry(body: bytes) -> TokenExpiry:
+    """Decode the body of a hub's AUTH.
+
+    :raises RemoteProtocolError: if it is malformed
+    """
+    fields = Fields("AUTH", body)
+    expires_in = fields.optional_seconds("expires_in", _MAX_EXPIRES_IN)
+    return TokenExpiry(expires_in, fields.optional_flag("renewed"))
 
 
 def encode_goaway(event: GoingAway) -> bytes:
