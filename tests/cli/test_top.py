@@ -21,8 +21,6 @@ import pytest
 from support.pages import free_port
 from support.processes import HYPS, PYTHON, TIMEOUT, running, serving
 
-from hyps.cli._serve import serve
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -302,9 +300,6 @@ def test_without_rich() -> None:
     assert done.stderr == "Error: rich is not installed: pip install hyps[ops]\n"
 
 
-@pytest.mark.skipif(
-    not any(option.name == "http" for option in serve.params), reason="hubs have no HTTP port"
-)
 def test_a_hub() -> None:
     http = f"127.0.0.1:{free_port()}"
     with (

@@ -12,13 +12,14 @@ import pytest
 
 import hyps
 import hyps.asgi
+import hyps.ops
 import hyps.protocol
 import hyps.starlette
 import hyps.sync
 import hyps.testing
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
-MODULES = (hyps, hyps.asgi, hyps.protocol, hyps.starlette, hyps.sync, hyps.testing)
+MODULES = (hyps, hyps.asgi, hyps.ops, hyps.protocol, hyps.starlette, hyps.sync, hyps.testing)
 NAMES = [
     pytest.param(getattr(module, name), name, id=f"{module.__name__}.{name}")
     for module in MODULES

@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
-from support.helpers import logged, warned
+from support.helpers import logged, wait_until, warned
 from support.http import Talk, ask, bearer, talking
 from support.ops import hub_with_http
 
+import hyps
+from hyps.ops import HTTPServer
+from hyps.protocol import Broker
+
 if TYPE_CHECKING:
     from anyio.abc import SocketStream
+
+    from hyps.protocol._broker.channel import Channel
 
 pytestmark = pytest.mark.anyio
 
@@ -187,22 +193,41 @@ async def test_the_oldest_silent_one_gives_way() -> None:
 
 async def test_those_that_are_being_answered_do_not_give_way() -> None:
     begun = anyio.Event()
-    go_on = anyio.Event()
 
-    async def authenticate(credentials: object) -> None:
-        begun.set()
-        await go_on.wait()
+    class WatchedBroker(Broker):
+        def all_channels(self) -> list[Channel]:
+            begun.set()
+            return super().all_channels()
 
+    class WatchedServer(hyps.Server):
+        _broker_type = WatchedBroker
+
+    server = WatchedServer(port=0)
+    async with HTTPServer(server, ":0", max_connections=1) as site, server:
+        [url] = site.urls
+        async with talking(url) as busy:
+            # The rates of channels take a second.
+            await busy.stream.send(b"GET /channelz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await begun.wait()
+            async with talking(url) as third:
+                assert await third.ended() == b""
+            assert (await busy.stream.receive()).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_those_who_guess_tokens_give_way() -> None:
     async with (
-        hub_with_http(http={"max_connections": 1}, authenticate=authenticate) as (_, url),
-        talking(url) as busy,
+        hub_with_http(http={"max_connections": 1}, token="right") as (server, url),
+        talking(url) as first,
     ):
-        await busy.stream.send(POST + b"Content-Length: 0\r\nAuthorization: Bearer t\r\n\r\n")
-        await begun.wait()
-        async with talking(url) as other:
-            assert await other.ended() == b""
-        go_on.set()
-        assert (await busy.stream.receive()).startswith(b"HTTP/1.1 401 ")
+        # The first answer is late by 0.1 seconds, and each further one by twice the time.
+        for _ in range(3):
+            assert (await first.ask("POST", "/publish/c", bearer("wrong"), b"")).status == 401
+        refused = server.census.refused["token"]
+        await first.stream.send(POST + b"Authorization: Bearer w\r\nContent-Length: 0\r\n\r\n")
+        await wait_until(lambda: server.census.refused["token"] > refused)
+        response = await ask(url, "POST", "/publish/c", bearer("right"), b"")
+        assert response.status == 200
+        assert await first.ended() == b""
 
 
 async def test_a_bug_ends_one_request(

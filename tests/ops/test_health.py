@@ -106,6 +106,24 @@ async def test_one_connection_serves_many_requests() -> None:
             found += await talk.stream.receive()
 
 
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("more", ["", "Connection: close\r\n"])
+async def test_a_client_that_wants_no_further_answer(version: str, more: str) -> None:
+    async with hub_with_http() as (server, url):
+        for method, page, data in (("GET", "/readyz", ""), ("POST", "/publish/c", "hello")):
+            async with talking(url) as talk:
+                length = f"Content-Length: {len(data)}\r\n" if data else ""
+                head = f"{method} {page} HTTP/{version}\r\nHost: localhost\r\n{more}{length}"
+                await talk.stream.send(f"{head}\r\n{data}".encode())
+                if version == "1.0" or more:
+                    found = await talk.ended()
+                    assert b"\r\nConnection: close\r\n" in found
+                else:
+                    found = await talk.stream.receive()
+                assert found.startswith(b"HTTP/1.1 200 ")
+        assert server.broker.published == 1
+
+
 async def test_a_page_that_is_none_and_a_method_that_is_none() -> None:
     async with hub_with_http() as (_, url):
         response = await ask(url, "GET", "/nowhere")

@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import json
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jwt
 import pytest
@@ -18,6 +18,9 @@ from support.helpers import take_data, warned
 import hyps
 from hyps._server.clients import ClientTable
 from hyps._server.jwt import JWTVerifier, check_algorithms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 pytestmark = pytest.mark.anyio
 
@@ -99,23 +102,24 @@ async def test_no_grants_no_access(scheme: str) -> None:
             await client.publish("news", b"")
 
 
-REFUSED = {
-    "alg none": (unsigned(), "signed"),
-    "another key": (sign(OTHER_ED), "not signed by a key"),
-    "a future nbf": (sign(nbf=time.time() + 600), "not yet valid"),
-    "expired": (sign(exp=time.time() - 1), "expired"),
-    "no exp": (sign(exp=None), "exp"),
-    "no sub": (sign(sub=None), "sub"),
-    "sub is no text": (sign().rsplit(".", 2)[0] + ".e30.AAAA", "signed"),
-    "grants that are none": (sign(hyps_publish=5), "publish"),
-    "a pattern that is none": (sign(hyps_subscribe=["a*b"]), "pattern"),
-    "grants in one text": (sign(hyps_publish="news"), "publish"),
-    "an audience that is not ours": (sign(aud="others"), "audience"),
-    "no token at all": ("a.b.c", "signed|valid"),
-    "nonsense": ("nonsense", "valid"),
+#: Made when they are needed: they do not last for long.
+REFUSED: dict[str, tuple[Callable[[], str], str]] = {
+    "alg none": (lambda: unsigned(), "signed"),
+    "another key": (lambda: sign(OTHER_ED), "not signed by a key"),
+    "a future nbf": (lambda: sign(nbf=time.time() + 600), "not yet valid"),
+    "expired": (lambda: sign(exp=time.time() - 1), "expired"),
+    "no exp": (lambda: sign(exp=None), "exp"),
+    "no sub": (lambda: sign(sub=None), "sub"),
+    "sub is no text": (lambda: sign().rsplit(".", 2)[0] + ".e30.AAAA", "signed"),
+    "grants that are none": (lambda: sign(hyps_publish=5), "publish"),
+    "a pattern that is none": (lambda: sign(hyps_subscribe=["a*b"]), "pattern"),
+    "grants in one text": (lambda: sign(hyps_publish="news"), "publish"),
+    "an audience that is not ours": (lambda: sign(aud="others"), "audience"),
+    "no token at all": (lambda: "a.b.c", "signed|valid"),
+    "nonsense": (lambda: "nonsense", "valid"),
     "with the public key as a secret": (
         # What libraries of old took: the key that everybody knows, as if it were a secret.
-        sign(SECRET, "HS256"),
+        lambda: sign(SECRET, "HS256"),
         "signed",
     ),
 }
@@ -123,7 +127,8 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 async def test_what_is_refused_and_why(case: str, caplog: pytest.LogCaptureFixture) -> None:
-    token, why = REFUSED[case]
+    make, why = REFUSED[case]
+    token = make()
     table = ClientTable([], JWTVerifier([pem(ED), pem(RSA)], ["EdDSA", "RS256"]))
     async with hyps.Server(port=0, authenticate=table) as server:
         with pytest.raises(hyps.AuthenticationFailed, match=why):

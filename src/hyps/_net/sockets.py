@@ -159,6 +159,18 @@ def duplicated(stream: SocketStream) -> Iterator[Transport]:
         yield Transport(stream, twin)
 
 
+def peer_of(stream: ByteStream) -> tuple[str, str]:
+    """Return the address of a stream's other end, and its name in the log."""
+    try:
+        address = stream.extra(SocketAttribute.remote_address, None)
+    except Exception:
+        # uvloop drops the socket of a connection that was reset, which AnyIO does not expect.
+        return "", "gone already"
+    if isinstance(address, tuple):
+        return str(address[0]), f"{address[0]}:{address[1]}"
+    return "", "local"
+
+
 def reason_of(error: OSError) -> str:
     """Say why a connection or a listener could not be had, in the system's words."""
     # AnyIO tries all addresses of a name, and keeps what happened at each in the cause.

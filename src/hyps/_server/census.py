@@ -123,9 +123,8 @@ class Census:
         #: Connections in a TLS handshake, which have no protocol object yet.
         self.handshaking: int = 0
         self._entries: dict[str, Entry] = {}
-        # Bytes of connections that have ended.
-        self._received = 0
-        self._sent = 0
+        #: Bytes of connections that have ended: received and sent.
+        self.ended: tuple[int, int] = (0, 0)
 
     @property
     def uptime(self) -> float:
@@ -154,8 +153,9 @@ class Census:
     def leave(self, entry: Entry) -> None:
         """Note that a connection has ended."""
         del self._entries[entry.number]
-        self._received += entry.protocol.bytes_received
-        self._sent += entry.protocol.bytes_sent
+        received, sent = self.ended
+        protocol = entry.protocol
+        self.ended = (received + protocol.bytes_received, sent + protocol.bytes_sent)
 
     def entries(self) -> list[Entry]:
         """All connections with a protocol object, the oldest first. Any thread may ask."""
@@ -163,17 +163,23 @@ class Census:
 
     def connections(self) -> Connections:
         """Count connections and bytes. Any thread may ask."""
-        found = dict.fromkeys(State, 0)
-        received, sent = self._received, self._sent
-        for entry in self.entries():
+        received, sent = self.ended
+        entries = self.entries()
+        is_open = is_opening = 0
+        # In one go, so that the sums are of one moment.
+        for entry in entries:
             protocol = entry.protocol
-            found[protocol.state] += 1
+            state = protocol.state
+            if state is State.OPEN:
+                is_open += 1
+            elif state is State.OPENING or state is State.GREETED:
+                is_opening += 1
             received += protocol.bytes_received
             sent += protocol.bytes_sent
         return Connections(
-            opening=self.handshaking + found[State.OPENING] + found[State.GREETED],
-            open=found[State.OPEN],
-            draining=found[State.DRAINING] + found[State.CLOSED],
+            opening=self.handshaking + is_opening,
+            open=is_open,
+            draining=len(entries) - is_open - is_opening,
             bytes_received=received,
             bytes_sent=sent,
         )

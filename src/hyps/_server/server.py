@@ -297,7 +297,7 @@ class Server(anyio.AsyncContextManagerMixin):
             return
         self._census.accepted += 1
         stream = transport.stream
-        host, name = _peer(stream)
+        host, name = _sockets.peer_of(stream)
         scope = anyio.CancelScope()
         stranger = Stranger(host, scope.cancel)
         closed = self._strangers.enter(stranger)
@@ -421,7 +421,7 @@ class Server(anyio.AsyncContextManagerMixin):
         """
         self._census.accepted += 1
         self._census.loop = self._census.loop or loop_name()
-        host, name = _peer(stream)
+        host, name = _sockets.peer_of(stream)
         async with Engine(clock_of(stream)) as engine:
             stranger = Stranger(host, lambda: None)
             await self._serve_session(Transport(stream), engine, stranger, name, shield=False)
@@ -484,18 +484,6 @@ class Server(anyio.AsyncContextManagerMixin):
             self._census.leave(entry)
             if self._all_left is not None and not self._pumps:
                 self._all_left.set()
-
-
-def _peer(stream: ByteStream) -> tuple[str, str]:
-    """Return the address of a stream's other end, and its name in the log."""
-    try:
-        address = stream.extra(SocketAttribute.remote_address, None)
-    except Exception:
-        # uvloop drops the socket of a connection that was reset, which AnyIO does not expect.
-        return "", "gone already"
-    if isinstance(address, tuple):
-        return str(address[0]), f"{address[0]}:{address[1]}"
-    return "", "local"
 
 
 def _why_no_tls(error: Exception) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import os
     import socket
     import ssl
+    from collections.abc import Iterable
 
     from anyio.abc import TaskStatus
 

@@ -65,6 +65,8 @@ class Connection:
         self._scope = anyio.CancelScope()
         self._stranger = Stranger(host, self._scope.cancel)
         self._is_head = False
+        # Whether all of the request has come, be there a further one or not.
+        self._has_all = False
 
     async def run(self, answer: Answer) -> None:
         """Serve until the connection ends, or is closed to make room."""
@@ -73,14 +75,19 @@ class Connection:
                 self._h11.start_next_cycle()
 
     @contextmanager
-    def _waiting(self, seconds: float) -> Iterator[None]:
-        """Wait for the peer: for so long at most, and not if the room is needed."""
+    def giving_way(self) -> Iterator[None]:
+        """Let the connection be closed meanwhile if the room is needed."""
         self._strangers.enter(self._stranger)
         try:
-            with anyio.fail_after(seconds):
-                yield
+            yield
         finally:
             self._strangers.leave(self._stranger)
+
+    @contextmanager
+    def _waiting(self, seconds: float) -> Iterator[None]:
+        """Wait for the peer: for so long at most."""
+        with self.giving_way(), anyio.fail_after(seconds):
+            yield
 
     async def _serve_one(self, answer: Answer) -> bool:
         """Serve one request.
@@ -102,6 +109,7 @@ class Connection:
 
     async def _read_head(self) -> Request | None:
         event = None
+        self._has_all = False
         try:
             with self._waiting(self._timeout):
                 event = await self._next_event()
@@ -117,9 +125,10 @@ class Connection:
         method = event.method.decode("ascii")
         self._is_head = method == "HEAD"
         request = Request(method, event.target, list(event.headers), self._host)
-        if not (request.values(b"content-length") or request.values(b"transfer-encoding")):
+        if not (request.read_length() or request.values(b"transfer-encoding")):
             # There is no body. So the connection can be used again, whatever the answer is.
             await self._next_event()
+            self._has_all = True
         return request
 
     async def _next_event(self) -> Any:
@@ -144,7 +153,7 @@ class Connection:
         :param most: bytes
         :raises Refusal: at the first byte above, or if it takes too long
         """
-        if self._h11.their_state is h11.DONE:
+        if self._has_all:
             return b""
         found: list[bytes] = []
         size = parts = 0
@@ -165,6 +174,7 @@ class Connection:
                         await checkpoint()
         except TimeoutError:
             raise Refusal(408, f"the body took more than {self._timeout:g} seconds") from None
+        self._has_all = True
         return b"".join(found)
 
     async def skip_body(self) -> None:
@@ -183,7 +193,7 @@ class Connection:
             ("Content-Length", str(len(reply.body))),
             *reply.headers.items(),
         ]
-        if self._h11.their_state is not h11.DONE:
+        if not self._has_all:
             headers.append(("Connection", "close"))
         response = h11.Response(status_code=status, headers=headers, reason=status.phrase)
         parts = [self._h11.send(response)]

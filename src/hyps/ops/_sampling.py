@@ -10,14 +10,14 @@ from anyio.lowlevel import checkpoint
 from prometheus_client.core import HistogramMetricFamily
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from .._server.census import Entry
     from .._server.server import Server
     from ..protocol._broker.channel import Channel
 
 #: Other tasks run after as many sessions or channels.
-SLICE: Final = 1_024
+SLICE: Final = 512
 
 #: Seconds between two samples, and the least between two of which rates are told.
 _PERIOD: Final = 1.0
@@ -83,10 +83,13 @@ class Meter:
         """Note the counters of now."""
         seconds = now - self._at
         if seconds >= _SHORTEST:
-            self.rates = [
-                (count - before) / seconds
-                for count, before in zip(counts, self._counts, strict=True)
-            ]
+            # A tuple of numbers costs the garbage collector nothing.
+            self.rates = tuple(
+                [
+                    (count - before) / seconds
+                    for count, before in zip(counts, self._counts, strict=True)
+                ]
+            )
             self._counts = counts
             self._at = now
 
@@ -102,7 +105,7 @@ class Rates:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._hub = Meter(self._count_hub(), 0.0)
+        self._hub = Meter((0,) * 5, 0.0)
         self._sessions: dict[Entry, Meter] = {}
         # The counts of all channels at two moments at most, the later one last.
         self._samples: list[tuple[float, dict[Channel, int]]] = []
@@ -110,20 +113,27 @@ class Rates:
 
     async def watch(self) -> None:
         """Sample again and again, until cancelled."""
-        self._hub = Meter(self._count_hub(), anyio.current_time())
+        broker, found = self._server.broker, self._server.census.connections()
+        counts = (broker.published, broker.delivered, broker.missed)
+        bytes_ = (found.bytes_received, found.bytes_sent)
+        self._hub = Meter((*counts, *bytes_), anyio.current_time())
         while True:
             await anyio.sleep(_PERIOD)
             await self._sample()
 
     async def _sample(self) -> None:
         now = anyio.current_time()
-        self._hub.note(self._count_hub(), now)
         if self._samples and now - self._samples[-1][0] > _FORGOTTEN_AFTER:
             self._samples = []
         meters: dict[Entry, Meter] = {}
-        for number, entry in enumerate(self._server.census.entries(), 1):
+        broker, census = self._server.broker, self._server.census
+        # A connection that ends from now on is among the entries.
+        received, sent = census.ended
+        for number, entry in enumerate(census.entries(), 1):
             protocol = entry.protocol
             counts = (protocol.published, protocol.bytes_received, protocol.bytes_sent)
+            received += counts[1]
+            sent += counts[2]
             meter = self._sessions.get(entry)
             if meter is None:
                 meter = Meter(counts, now)
@@ -134,12 +144,7 @@ class Rates:
                 await checkpoint()
                 now = anyio.current_time()
         self._sessions = meters
-
-    def _count_hub(self) -> tuple[int, ...]:
-        broker = self._server.broker
-        found = self._server.census.connections()
-        counts = (broker.published, broker.delivered, broker.missed)
-        return (*counts, found.bytes_received, found.bytes_sent)
+        self._hub.note((broker.published, broker.delivered, broker.missed, received, sent), now)
 
     def of_hub(self) -> Sequence[float]:
         """Published, delivered and missed messages, bytes received and sent."""
@@ -150,8 +155,11 @@ class Rates:
         meter = self._sessions.get(entry)
         return _NO_RATES if meter is None else meter.rates
 
-    async def of_channels(self) -> list[tuple[Channel, float]]:
-        """Find all channels that sessions hold, with the messages of each in the second."""
+    async def of_channels(self) -> tuple[list[Channel], Callable[[Channel], float]]:
+        """Find all channels that sessions hold.
+
+        :return: the channels, and what tells the messages of each in a second
+        """
         # One at a time: the lists are long.
         async with self._lock:
             now, counts = await self._count_channels()
@@ -165,15 +173,19 @@ class Rates:
                 self._samples[0],
             )
             seconds = max(now - at, _SHORTEST)
-            found: list[tuple[Channel, float]] = []
-            for number, (channel, count) in enumerate(counts.items(), 1):
+            found: list[Channel] = []
+            for number, channel in enumerate(counts, 1):
                 if channel.subscribers:
-                    found.append((channel, (count - before.get(channel, 0)) / seconds))
+                    found.append(channel)
                 if not number % SLICE:
                     await checkpoint()
             if now - self._samples[-1][0] >= _PERIOD:
                 self._samples = [self._samples[-1], (now, counts)]
-            return found
+
+        def rate(channel: Channel) -> float:
+            return (counts[channel] - before.get(channel, 0)) / seconds
+
+        return found, rate
 
     async def _count_channels(self) -> tuple[float, dict[Channel, int]]:
         now = anyio.current_time()

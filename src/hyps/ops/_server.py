@@ -20,7 +20,7 @@ from ._site import Site
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from anyio.abc import SocketListener, TaskGroup, TaskStatus
 
@@ -110,13 +110,22 @@ class HTTPServer(anyio.AsyncContextManagerMixin):
                 async with anyio.create_task_group() as tasks:
                     for listener in listeners:
                         tasks.start_soon(self._accept, listener, tasks)
-                    tasks.start_soon(self._site.delay.watch)
-                    tasks.start_soon(self._site.rates.watch)
+                    for watch in (self._site.delay.watch, self._site.rates.watch):
+                        tasks.start_soon(self._keep_up, watch)
                     task_status.started()
             finally:
                 for listener in listeners:
                     with anyio.CancelScope(shield=True):
                         await _sockets.close(listener)
+
+    async def _keep_up(self, watch: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await watch()
+            except Exception:
+                # A bug here must not end the hub.
+                self._log.exception("internal error")
+                await anyio.sleep(1)
 
     async def _accept(self, listener: SocketListener, tasks: TaskGroup) -> None:
         while True:

@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector as AnyCollector
 
+from .._errors import AuthenticationFailed
 from .._server.gate import EVERYBODY
 from .._server.identity import Credentials
 from .._server.posting import check, post
@@ -164,17 +165,17 @@ class Site:
         return Reply(200, body, content_type)
 
     async def _answer_sessions(self, request: Request, connection: Connection) -> Reply:
-        await self._check_admin(request)
+        await self._check_admin(request, connection)
         return Reply(200, await self._tables.sessions(request.read_query()))
 
     async def _answer_channels(self, request: Request, connection: Connection) -> Reply:
-        await self._check_admin(request)
+        await self._check_admin(request, connection)
         return Reply(200, await self._tables.channels(request.read_query()))
 
     async def _publish(self, request: Request, connection: Connection) -> Reply:
         channel = request.read_channel(_PUBLISH)
         self._check_ready()
-        grants = await self._find_publisher(request)
+        grants = await self._find_publisher(request, connection)
         try:
             check(self._server, grants, channel)
             most = self._server.broker.limits.max_message
@@ -195,7 +196,7 @@ class Site:
 
     # Who may do what
 
-    async def _find_publisher(self, request: Request) -> Grants:
+    async def _find_publisher(self, request: Request, connection: Connection) -> Grants:
         match self._server.asks_for:
             case "nothing":
                 why = request.why_not_local()
@@ -207,20 +208,20 @@ class Site:
             case "certificate":
                 raise Refusal(403, "the hub knows clients by certificates, which HTTP has not")
             case _:
-                return await self._admit(request, "a token is required")
+                return await self._admit(request, connection, "a token is required")
 
-    async def _check_admin(self, request: Request) -> None:
+    async def _check_admin(self, request: Request, connection: Connection) -> None:
         why = request.why_not_local()
         if why is None:
             return
         why = f"only a client with admin may look: the request has no token, and {why}"
         if self._server.asks_for != "token":
             raise Refusal(403, why)
-        grants = await self._admit(request, why)
+        grants = await self._admit(request, connection, why)
         if not grants.admin:
             raise Refusal(403, "looking at sessions and channels is not granted")
 
-    async def _admit(self, request: Request, why: str) -> Grants:
+    async def _admit(self, request: Request, connection: Connection, why: str) -> Grants:
         token = request.read_token()
         if token is None:
             raise unauthorized(why)
@@ -232,12 +233,13 @@ class Site:
             client=names[0].decode("latin-1")[:_MAX_NAME] if names else "",
         )
         try:
-            grants = await self._server.admit(credentials)
+            # Wrong tokens are answered late. Those who guess are not to keep others away.
+            with connection.giving_way():
+                return await self._server.admit(credentials)
         except TimeoutError as error:
             raise Refusal(503, str(error), _TRY_AGAIN) from None
-        if grants is None:
-            raise unauthorized("the token is not known here", is_wrong=True)
-        return grants
+        except AuthenticationFailed as error:
+            raise unauthorized(str(error), is_wrong=True) from None
 
 
 def _json(content: dict[str, Any]) -> Reply:

@@ -6,7 +6,6 @@ import json
 import time
 from heapq import merge
 from itertools import islice
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from anyio.lowlevel import checkpoint
@@ -60,26 +59,29 @@ class Page:
         """Sort rows, and pick those of the page.
 
         Sorting a million of them takes a second. So slices are sorted, and merged as far as needed.
+        Nothing is made for each row that stays: the garbage collector would look through the whole
+        hub for it.
 
         :param key: no two rows have the same
         """
-        runs: list[list[tuple[tuple[Any, ...], _Row]]] = []
+        runs: list[list[_Row]] = []
         for start in range(0, len(rows), SLICE):
-            run = [(key(row), row) for row in rows[start : start + SLICE]]
-            run.sort(key=itemgetter(0))
+            run = sorted(rows[start : start + SLICE], key=key)
             # What lies behind the page in its slice does so in the whole.
             del run[self.offset + self.limit :]
             runs.append(run)
             await checkpoint()
-        merged = merge(*runs, key=itemgetter(0))
+        merged = merge(*runs, key=key)
         skipped = 0
         while skipped < self.offset:
             count = min(SLICE, self.offset - skipped)
-            if not list(islice(merged, count)):
-                return []
+            for _ in islice(merged, count):
+                pass
             skipped += count
+            if skipped >= len(rows):
+                return []
             await checkpoint()
-        return [row for _, row in islice(merged, self.limit)]
+        return list(islice(merged, self.limit))
 
 
 def _read_number(query: dict[str, str], name: str, default: int, most: int) -> int:
@@ -171,9 +173,18 @@ class Tables:
     async def channels(self, query: dict[str, str]) -> bytes:
         """Make the table of channels."""
         page = Page(query, _CHANNEL_SORTS)
-        found = await self._rates.of_channels()
-        picked = await page.pick(found, _channel_key(page.sort))
-        return await self._encode(page, "channels", len(found), picked, _describe_channel)
+        found, rate = await self._rates.of_channels()
+        picked = await page.pick(found, _channel_key(page.sort, rate))
+
+        def describe(channel: Channel) -> dict[str, Any]:
+            return {
+                "name": channel.name.decode(),
+                "subscribers": len(channel.subscribers),
+                "messages": channel.count,
+                "rates": {"messages": round(rate(channel), 3)},
+            }
+
+        return await self._encode(page, "channels", len(found), picked, describe)
 
     async def _encode(
         self,
@@ -203,23 +214,15 @@ def _named(names: Sequence[str], rates: Sequence[float]) -> dict[str, float]:
     return {name: round(rate, 3) for name, rate in zip(names, rates, strict=True)}
 
 
-def _channel_key(sort: str) -> Callable[[tuple[Channel, float]], tuple[Any, ...]]:
+def _channel_key(
+    sort: str, rate: Callable[[Channel], float]
+) -> Callable[[Channel], tuple[Any, ...]]:
     match sort:
         case "rate":
-            return lambda row: (-row[1], row[0].name)
+            return lambda channel: (-rate(channel), channel.name)
         case "subscribers":
-            return lambda row: (-len(row[0].subscribers), row[0].name)
+            return lambda channel: (-len(channel.subscribers), channel.name)
         case "messages":
-            return lambda row: (-row[0].count, row[0].name)
+            return lambda channel: (-channel.count, channel.name)
         case _:
-            return lambda row: (row[0].name,)
-
-
-def _describe_channel(row: tuple[Channel, float]) -> dict[str, Any]:
-    channel, rate = row
-    return {
-        "name": channel.name.decode(),
-        "subscribers": len(channel.subscribers),
-        "messages": channel.count,
-        "rates": {"messages": round(rate, 3)},
-    }
+            return lambda channel: (channel.name,)

@@ -116,6 +116,11 @@ class Endpoint(Generic[_Event]):
         """Where the connection is in its life."""
         return self._state
 
+    @property
+    def wire_name(self) -> str:
+        """What is spoken: ``"hyps"`` or ``"http2"``; empty until that is known."""
+        return self._wire.name
+
     # Input
 
     def receive_data(self, data: bytes) -> None:

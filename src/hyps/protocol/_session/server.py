@@ -127,11 +127,6 @@ class ServerProtocol(Endpoint[Hello | Taken | TokenOffered]):
         self._wire = self._outbox.wire = wire
 
     @property
-    def wire_name(self) -> str:
-        """What the client speaks: ``"hyps"`` or ``"http2"``; empty until that is known."""
-        return self._wire.name
-
-    @property
     def missed(self) -> int:
         """How many messages were dropped for this session, because a bound left no room."""
         return self._outbox.missed
