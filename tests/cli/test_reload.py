@@ -135,8 +135,7 @@ async def test_a_faulty_file_is_refused_and_the_old_one_stays(tmp_path: Path) ->
         async with hyps.connect(url, token="old", ssl_context=trust) as client:
             files.write('["new"]', 'hots = "x"', "[limits]\nmax_message = 0")
             lines = await hang_up(hub, expect="max_message")
-            assert "not reloaded" in lines[0]
-            assert "perhaps host is meant" in lines[0]
+            assert any("not reloaded" in line and "host is meant" in line for line in lines)
             (tmp_path / "key.pem").write_text("nonsense")
             files.write('["new"]')
             await hang_up(hub, expect="no private key")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 import trustme
-from support.helpers import take_data, wait_until, warned
+from support.helpers import audited, take_data, wait_until
 from support.peers import connect_raw, frame, publish_frame, subscribe_frame
 
 import hyps
@@ -308,4 +308,4 @@ async def test_other_bounds(caplog: pytest.LogCaptureFixture) -> None:
             with pytest.raises(ValueError, match="cannot change"):
                 server.set_limits(wrong)
         await client.publish("news", b"six...")
-    assert len(warned(caplog, "hyps.server")) == 1
+    assert [each["code"] for each in audited(caplog, "session refused")] == ["limit"]
