@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 import pytest
+from support.http import ask
 from support.processes import (
     HYPS,
     PYTHON,
@@ -191,6 +192,20 @@ def test_a_hub_listens_at_the_sockets_that_it_is_given(
             assert (code, out, without_audit(err)) == (0, "", "hyps: closed\n")
     # It is systemd's.
     assert path.exists()
+
+
+async def test_a_socket_for_http(tcp: socket.socket) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as http:
+        url = f"http://127.0.0.1:{http.getsockname()[1]}"
+        with activated(files=[tcp, http], names="hub:http") as hub:
+            hub.read_url()
+            assert (await ask(url, "GET", "/readyz")).status == 200
+            code, _, _ = await in_thread(hub.end, signal.SIGTERM)
+            assert code == 0
+        with activated("--http", ":0", files=[tcp, http], names="hub:http") as hub:
+            code, _, err = await in_thread(hub.end)
+        assert code == 2
+        assert "--http is another" in err
 
 
 async def test_clients_wait_while_the_hub_is_started_again(tcp: socket.socket) -> None:

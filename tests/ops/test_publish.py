@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ssl
+import time
+from typing import Any
 from urllib.parse import quote
 
 import anyio
+import jwt
 import pytest
 import trustme
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
 from support.helpers import take, take_data, wait_until, warned
 from support.http import ask, bearer, talking
 from support.ops import hub_with_http
@@ -15,6 +20,8 @@ from support.peers import raw_client
 
 import hyps
 from hyps import Credentials, Grants
+from hyps._server.clients import ClientTable
+from hyps._server.jwt import JWTVerifier
 from hyps.ops import HTTPServer
 
 pytestmark = pytest.mark.anyio
@@ -270,3 +277,56 @@ async def test_a_hub_that_began_to_drain_takes_no_body_any_more() -> None:
             assert (await slow.stream.receive()).startswith(b"HTTP/1.1 503 ")
             assert server.broker.published == 0
             await client.reset()
+
+
+async def test_grants_that_shrink_while_the_body_is_on_its_way() -> None:
+    less = Grants(name="writer", publish=("user.*",))
+
+    async def later(credentials: Credentials) -> Grants | None:
+        return less
+
+    async with (
+        hub_with_http(authenticate=by_token) as (server, url),
+        talking(url) as slow,
+    ):
+        head = b"POST /publish/news HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n"
+        await slow.stream.send(
+            head + b"Authorization: Bearer writer\r\nExpect: 100-continue\r\n\r\n"
+        )
+        assert (await slow.stream.receive()).startswith(b"HTTP/1.1 100 ")
+        await server.set_authentication(authenticate=later)
+        await slow.stream.send(b"1")
+        assert (await slow.stream.receive()).startswith(b"HTTP/1.1 403 ")
+        assert server.broker.published == 0
+
+
+async def test_a_json_web_token() -> None:
+    key = ed25519.Ed25519PrivateKey.generate()
+    pem = key.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+    def sign(life: float, **claims: Any) -> str:
+        claims = {"sub": "cron", "exp": time.time() + life, "hyps_publish": ["news"], **claims}
+        return jwt.encode(claims, key, "EdDSA")
+
+    table = ClientTable([], JWTVerifier([pem], ["EdDSA"]))
+    async with hub_with_http(authenticate=table) as (server, url):
+        for token, channel, status in (
+            (sign(60), "news", 200),
+            (sign(60), "orders", 403),
+            (sign(60, hyps_publish=None), "news", 401),
+            (sign(60, hyps_publish=[]), "news", 403),
+            (sign(-1), "news", 401),
+            (sign(60, nbf=time.time() + 600), "news", 401),
+            (jwt.encode({"sub": "cron", "exp": time.time() + 60}, "", "none"), "news", 401),
+        ):
+            response = await ask(url, "POST", f"/publish/{channel}", bearer(token), b"x")
+            assert response.status == status, (channel, response)
+            if status == 401:
+                assert "not valid" in response.json["error"] or "signed" in response.json["error"]
+                assert token not in response.body.decode()
+        # One of 64 KiB is more than a head may have.
+        long = await ask(url, "POST", "/publish/news", bearer(sign(60, filler="x" * 65_536)), b"x")
+        assert long.status == 431
+        assert server.broker.published == 1

@@ -47,7 +47,7 @@ async def listen(
 def check_listening(sockets: Sequence[socket.socket], *, tls: bool) -> None:
     """Check that a hub can listen at sockets.
 
-    :param tls: whether it is for TLS
+    :param tls: whether it is for TLS, or for something else that Unix sockets have not
     :raises TypeError: if there is another thing among them
     :raises ValueError: if it cannot
     """
@@ -63,7 +63,7 @@ def check_listening(sockets: Sequence[socket.socket], *, tls: bool) -> None:
         if raw.type != socket.SOCK_STREAM:
             raise ValueError(f"the socket is not one of streams: {raw!r}")
         if tls and raw.family == _UNIX:
-            raise ValueError("there is no TLS over Unix sockets")
+            raise ValueError("it must be a TCP socket, and this is a Unix socket")
         if not _is_listening(raw):
             raise ValueError(f"the socket does not listen: {raw!r}")
 

@@ -82,6 +82,11 @@ class Gate:
         self._rules = _make_rules(token, authenticate)
 
     @property
+    def rules(self) -> object:
+        """By what it decides: another object after each change."""
+        return self._rules
+
+    @property
     def asks(self) -> bool:
         """Whether it asks anybody for anything."""
         return self._rules != _Rules(None, None)

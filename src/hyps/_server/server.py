@@ -390,6 +390,14 @@ class Server(anyio.AsyncContextManagerMixin):
         self._strangers.set_bounds(limits.max_strangers, limits.max_strangers_per_address)
         self._gate.timeout = limits.hello_timeout / 2
 
+    @property
+    def rules(self) -> object:
+        """What :meth:`admit` decides by: another object after each change.
+
+        :meta private:
+        """
+        return self._gate.rules
+
     async def admit(self, credentials: Credentials) -> Grants:
         """Decide who a client is that comes another way than over a session.
 

@@ -23,6 +23,8 @@ from ._rules import make_rules
 from ._systemd import systemd, take_sockets
 
 if TYPE_CHECKING:
+    import socket
+
     from ..ops import HTTPServer
 
 
@@ -115,17 +117,21 @@ class _Command(click.Command):
         return context
 
 
-def _make_http_server(server: Server, address: str | None) -> HTTPServer | None:
-    if address is None:
+def _make_http_server(
+    server: Server, address: str | None, sockets: list[socket.socket]
+) -> HTTPServer | None:
+    if address is None and not sockets:
         return None
+    if address is not None and sockets:
+        raise click.UsageError("systemd passes a socket of the name http, and --http is another")
     try:
         # Most hubs do without, and need not have what it imports.
         from ..ops import HTTPServer
     except ModuleNotFoundError as error:
         raise click.ClickException(f"--http: {error}") from None
     try:
-        return HTTPServer(server, address)
-    except InvalidURL as error:
+        return HTTPServer(server, address, sockets=sockets or None)
+    except (InvalidURL, ValueError) as error:
         raise click.UsageError(f"--http: {error}") from None
 
 
@@ -241,8 +247,6 @@ def serve(context: click.Context, /, **options: Any) -> None:
     passed = take_sockets()
     if passed.hub:
         _check_no_address(context)
-    if passed.http:
-        raise click.UsageError("systemd passes a socket of the name http, and there is no --http")
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     uds, uds_mode = options["uds"], options["uds_mode"]
     if uds_mode is not None and uds is None:
@@ -265,7 +269,7 @@ def serve(context: click.Context, /, **options: Any) -> None:
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    http_server = _make_http_server(server, options["http"])
+    http_server = _make_http_server(server, options["http"], passed.http)
     if options["check_config"]:
         if options["config"] is None:
             raise click.UsageError("--check-config needs --config")

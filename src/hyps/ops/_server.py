@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -12,15 +11,15 @@ from anyio.abc import SocketAttribute
 
 from .._logs import Log
 from .._net import sockets as _sockets
-from .._net.addresses import TCPAddress, parse_host_and_port
-from .._net.listening import listen
+from .._net.addresses import parse_host_and_port
+from .._net.listening import address_of, check_listening, listen, listen_at
 from .._server.strangers import Strangers
 from ._connection import Connection
 from ._site import Site
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 
     from anyio.abc import SocketListener, TaskGroup, TaskStatus
 
@@ -42,18 +41,33 @@ class HTTPServer(anyio.AsyncContextManagerMixin):
     :param server: the hub
     :param address: ``"host:port"``, or ``":port"`` for requests of this machine alone; port 0 for
         any free one
+    :param sockets: TCP sockets that listen already, instead of an address
     :param max_connections: connections at a time. For a further one, the connection is closed that
         has waited longest for its client.
     :param timeout: seconds that a client has for the head of a request, for its body, and for
         reading the answer
     :raises InvalidURL: if the address is none
+    :raises ValueError: if there is not one of address and sockets, or no TCP socket that listens
     :raises CannotListen: on entering, if the address is in use or does not belong to this machine
     """
 
     def __init__(
-        self, server: Server, address: str, *, max_connections: int = 512, timeout: float = 10.0
+        self,
+        server: Server,
+        address: str | None = None,
+        *,
+        sockets: Iterable[socket.socket] | None = None,
+        max_connections: int = 512,
+        timeout: float = 10.0,
     ) -> None:
-        self._address = parse_host_and_port(address)
+        if (address is None) is (sockets is None):
+            raise ValueError("give one of address and sockets")
+        # Clients are told apart by whether they come from this machine, so there is no TLS, and no
+        # Unix socket.
+        self._sockets = None if sockets is None else list(sockets)
+        if self._sockets is not None:
+            check_listening(self._sockets, tls=True)
+        self._address = None if address is None else parse_host_and_port(address)
         self._most = max_connections
         self._timeout = timeout
         self._log = Log("hyps.ops")
@@ -71,8 +85,12 @@ class HTTPServer(anyio.AsyncContextManagerMixin):
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncIterator[HTTPServer]:
-        listeners = await listen(self._address)
-        self._urls = tuple(str(self._bound_address(listener)) for listener in listeners)
+        if self._address is not None:
+            listeners = await listen(self._address)
+        else:
+            listeners = await listen_at(self._sockets or [])
+        bound = [listener.extra(SocketAttribute.raw_socket) for listener in listeners]
+        self._urls = tuple(str(address_of(raw, "http")) for raw in bound)
         self._log.info("health, metrics and tables at %s", ", ".join(self._urls))
         error: BaseException | None = None
         scope = anyio.CancelScope(shield=True)
@@ -90,11 +108,6 @@ class HTTPServer(anyio.AsyncContextManagerMixin):
                 self._tell_closed(anyio.current_time() + _TELL_CLOSED)
         if error is not None:
             raise error
-
-    def _bound_address(self, listener: SocketListener) -> TCPAddress:
-        address = listener.extra(SocketAttribute.local_address)
-        assert isinstance(address, tuple)
-        return replace(self._address, host=address[0], port=address[1])
 
     async def _run(
         self,

@@ -175,13 +175,18 @@ class Site:
     async def _publish(self, request: Request, connection: Connection) -> Reply:
         channel = request.read_channel(_PUBLISH)
         self._check_ready()
+        rules = self._server.rules
         grants = await self._find_publisher(request, connection)
         try:
             check(self._server, grants, channel)
             most = self._server.broker.limits.max_message
             if (request.read_length() or 0) > most:
                 raise Refusal(413, f"a message may have {most} bytes")
-            post(self._server, grants, channel, await connection.read_body(most))
+            body = await connection.read_body(most)
+            if self._server.rules is not rules:
+                # They have changed while the body was on its way.
+                grants = await self._find_publisher(request, connection)
+            post(self._server, grants, channel, body)
         except PermissionDenied:
             raise Refusal(403, "publishing in this channel is not granted") from None
         except MessageTooLarge as error:
