@@ -304,3 +304,29 @@ async def test_a_client_gives_no_sign_of_life() -> None:
             assert (await raw.expect_fields(Kind.ERROR))["code"] == "timeout"
             await raw.expect_end()
         await wait_until(lambda: not server.broker.sessions)
+
+
+async def test_a_hub_that_warns_all_the_time_gets_no_token_for_each_warning() -> None:
+    asked = 0
+
+    async def token() -> str:
+        nonlocal asked
+        asked += 1
+        return f"token-{asked}"
+
+    async with scripted_hub() as hub:
+        client = hyps.connect(hub.url, token=token)
+        async with anyio.create_task_group() as tasks:
+            connecting = begin(tasks, client.connect)
+            peer = await hub.accept()
+            await peer.welcome(features=["auth"])
+            await connecting.get()
+            warning = frame(Kind.AUTH, expires_in=0.001)
+            await peer.send(*[warning] * 1_000)
+            await peer.expect(Kind.AUTH)
+            await peer.send(frame(Kind.AUTH, expires_in=5, renewed=True), *[warning] * 1_000)
+            # The client is there, and has other things to do.
+            await peer.send(encode_frame(Kind.PING, b"12345678"))
+            await peer.expect(Kind.PONG)
+            assert asked <= 3
+            await client.shutdown()

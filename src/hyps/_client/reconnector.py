@@ -48,7 +48,7 @@ from .losses import LossLog
 from .reporter import Reporter
 from .routes import Routes
 from .states import CLIENT_TRANSITIONS, AttemptState, AttemptStep, ClientState, ClientStep
-from .tokens import on_expiry
+from .tokens import Renewer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,6 +110,7 @@ class Reconnector:
         # Why hosts refused the first connection.
         self._refusals: list[HypsError] = []
         self._backoff = Backoff(settings.reconnect_max_delay)
+        self._renewer = Renewer(settings.token, self.log)
         #: The subscriptions and their channels.
         self.routes = Routes()
         #: The first error of operations that nobody awaits.
@@ -443,8 +444,8 @@ class Reconnector:
                 # A hub that served this client still sends what it has queued.
                 end = self._stop_new if self._was_open else self._fail_waiters
                 end(self._loss(f"{self._hub} is leaving: {reason}"))
-            case TokenExpiry():
-                on_expiry(event, self.connection, self._settings.token, self.log, self._hub)
+            case TokenExpiry() if self.connection is not None:
+                self._renewer.on_expiry(event, self.connection, self._hub)
             case PeerError(code, text):
                 self._on_peer_error(code, text)
             case Closed():
@@ -481,13 +482,13 @@ class Reconnector:
     def _on_peer_error(self, code: str, text: str) -> None:
         error = self._loss(f"{self._hub} refused ({code}): {text}")
         if code in ErrorCode.FINAL:
-            attempt = self._attempt
-            if attempt is not None and attempt.has_opened and callable(self._settings.token):
-                pass  # the session has ended with its token; there is another one
-            elif self._was_open or self._is_in_background:
+            is_over = self._attempt is not None and self._attempt.has_opened
+            if self._was_open or self._is_in_background:
                 # The token was right before, so the hub may be misconfigured for a while; or
-                # nobody is there to be told, but those who read the log.
-                self._backoff.ask(math.inf)
+                # nobody is there to be told, but those who read the log. Unless the session has
+                # ended with its token, and there is another one.
+                if not (is_over and callable(self._settings.token)):
+                    self._backoff.ask(math.inf)
             else:
                 if code == ErrorCode.AUTH:
                     error = partial(AuthenticationFailed, str(error()))
@@ -500,9 +501,8 @@ class Reconnector:
         elif error.code == ErrorCode.TIMEOUT:
             self._fail_waiters(partial(ConnectionRefused, f"{self._hub} does not answer"))
         else:
-            self._fail_waiters(
-                partial(ConnectionRefused, f"{self._url} does not speak Hyps: {error}")
-            )
+            why = f"{self._url} does not speak Hyps: {error}"
+            self._fail_waiters(partial(ConnectionRefused, why))
 
     # Operations
 

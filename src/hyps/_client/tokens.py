@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -58,48 +59,65 @@ async def ask_for(token: Token | None, seconds: float) -> str | None:
     return found
 
 
-def on_expiry(
-    expiry: TokenExpiry, connection: Connection | None, token: Token | None, log: Log, hub: str
-) -> None:
-    """See to it that the session gets another token, if it is about to need one.
+class Renewer:
+    """Gives the hub another token before a session's own expires.
 
-    :param expiry: what the hub has said
     :param token: as the application gave it
-    :param hub: the hub's name in the log
+    :param log: the client's
     """
-    left = expiry.expires_in
-    if connection is None or left is None or expiry.renewed:
-        return
-    is_refused = expiry.renewed is False
-    if callable(token):
-        connection.start(partial(_renew, connection, token, log, left, is_refused=is_refused))
-    elif not is_refused:
-        log.warning(
-            "%s: the token expires in %d seconds, and token= is no function that gives another",
-            hub,
-            left,
-        )
 
+    def __init__(self, token: Token | None, log: Log) -> None:
+        self._token = token
+        self._log = log
+        self._is_renewing = False
+        self._began_at = -math.inf
 
-async def _renew(
-    connection: Connection, token: Token, log: Log, expires_in: float, *, is_refused: bool
-) -> None:
-    """Give the hub a new token, before the session's own expires.
+    def on_expiry(self, expiry: TokenExpiry, connection: Connection, hub: str) -> None:
+        """See to it that the session gets another token, if it is about to need one.
 
-    :param expires_in: seconds
-    :param is_refused: whether the hub could not take the one before
-    """
-    protocol = connection.protocol
-    delay = max(_SHORTEST_DELAY, min(_LONGEST_DELAY, expires_in / 4))
-    if is_refused:
-        await anyio.sleep(delay)
-    while protocol.state is State.OPEN:
-        try:
-            new = await ask_for(token, protocol.limits.hello_timeout)
-            if new is not None and protocol.state is State.OPEN:
-                protocol.authenticate(new)
-        except (NoToken, ValueError, HypsError) as error:
-            log.warning("the token expires, and there is no other one: %s", error)
-        else:
+        :param expiry: what the hub has said
+        :param hub: the hub's name in the log
+        """
+        left = expiry.expires_in
+        if left is None or expiry.renewed or self._is_renewing:
             return
-        await anyio.sleep(delay)
+        is_refused = expiry.renewed is False
+        if callable(self._token):
+            self._is_renewing = True
+            connection.start(partial(self._renew, connection, left, is_refused=is_refused))
+        elif not is_refused:
+            self._log.warning(
+                "%s: the token expires in %d seconds, and token= is no function that gives another",
+                hub,
+                left,
+            )
+
+    async def _renew(self, connection: Connection, expires_in: float, *, is_refused: bool) -> None:
+        """Offer another token.
+
+        :param expires_in: seconds
+        :param is_refused: whether the hub could not take the one before
+        """
+        protocol = connection.protocol
+        delay = max(_SHORTEST_DELAY, min(_LONGEST_DELAY, expires_in / 4))
+        # However often the hub warns, the function is not called more often than this.
+        too_early = self._began_at + _SHORTEST_DELAY - anyio.current_time()
+        wait = delay if is_refused else too_early
+        try:
+            while True:
+                if wait > 0:
+                    await anyio.sleep(wait)
+                self._began_at = anyio.current_time()
+                if protocol.state is not State.OPEN:
+                    return
+                try:
+                    new = await ask_for(self._token, protocol.limits.hello_timeout)
+                    if new is not None and protocol.state is State.OPEN:
+                        protocol.authenticate(new)
+                except (NoToken, ValueError, HypsError) as error:
+                    self._log.warning("the token expires, and there is no other one: %s", error)
+                else:
+                    return
+                wait = delay
+        finally:
+            self._is_renewing = False
