@@ -6,7 +6,7 @@ import datetime
 import signal
 import ssl
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -43,9 +43,9 @@ class Files:
         self.config = str(folder / "hub.toml")
         self.renew_certificate()
 
-    def renew_certificate(self, **options: object) -> None:
+    def renew_certificate(self, **options: Any) -> None:
         self.authority = trustme.CA()
-        issued = self.authority.issue_cert("127.0.0.1", **options)  # type: ignore[arg-type]
+        issued = self.authority.issue_cert("127.0.0.1", **options)
         issued.private_key_pem.write_to_path(self.folder / "key.pem")
         issued.cert_chain_pems[0].write_to_path(self.folder / "cert.pem")
 
@@ -189,11 +189,16 @@ publish = ["news"]
 """
     )
 
-    def context(authority: trustme.CA | None, name: str = "billing") -> ssl.SSLContext:
+    expired = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+
+    def context(
+        authority: trustme.CA | None, name: str = "billing", **options: Any
+    ) -> ssl.SSLContext:
         trust = files.trust()
         trust.set_alpn_protocols(["h2"])
         if authority is not None:
-            authority.issue_cert(f"{name}.example", common_name=name).configure_cert(trust)
+            host = f"{name}.example"
+            authority.issue_cert(host, common_name=name, **options).configure_cert(trust)
         return trust
 
     with serving("--config", files.config) as (url, hub):
@@ -206,11 +211,17 @@ publish = ["news"]
                 await client.subscribe("news").__aenter__()
         with pytest.raises(hyps.AuthenticationFailed):
             await hyps.connect(url, ssl_context=context(files.authority, "web")).connect()
-        for wrong in (None, trustme.CA()):
+        for wrong in (
+            context(None),
+            context(trustme.CA()),
+            context(files.authority, not_after=expired),
+        ):
             with pytest.raises(hyps.ConnectionRefused, match=r"(?i)certificate|unknown ca|broke"):
-                await hyps.connect(url, ssl_context=context(wrong)).connect()
+                await hyps.connect(url, ssl_context=wrong).connect()
         _, _, errors = await in_thread(hub.end, signal.SIGTERM)
     assert "Traceback" not in errors
+    for reason in ("did not return a certificate", "certificate has expired"):
+        assert errors.count(reason) == 1, errors
 
 
 async def test_a_certificate_without_a_table_is_enough(tmp_path: Path) -> None:

@@ -243,6 +243,12 @@ def test_a_pattern_that_is_none(pattern: str) -> None:
         Grants(publish=(pattern,))
 
 
+@pytest.mark.parametrize("expires_at", [float("nan"), float("inf")])
+def test_a_time_that_is_none(expires_at: float) -> None:
+    with pytest.raises(ValueError, match="expires_at"):
+        Grants(expires_at=expires_at)
+
+
 def test_patterns_are_a_sequence() -> None:
     with pytest.raises(TypeError, match="must be patterns"):
         Grants(publish="news")  # type: ignore[arg-type]

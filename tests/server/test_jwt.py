@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import math
 import re
 import time
 from typing import TYPE_CHECKING, Any
@@ -118,6 +119,10 @@ REFUSED: dict[str, tuple[Callable[[], str], str]] = {
     "an audience that is not ours": (lambda: sign(aud="others"), "audience"),
     "no token at all": (lambda: "a.b.c", "signed|valid"),
     "nonsense": (lambda: "nonsense", "valid"),
+    "a header that is nested": (lambda: f"{encode_part(b'[' * 9_000).decode()}.e30.AA", "valid"),
+    "an infinite exp": (lambda: sign(exp=math.inf), "valid"),
+    "an exp that is no number": (lambda: sign(exp="tomorrow"), "valid|exp"),
+    "a sub that is no text": (lambda: sign(sub=5), "valid|sub"),
     "with the public key as a secret": (
         # What libraries of old took: the key that everybody knows, as if it were a secret.
         lambda: sign(SECRET, "HS256"),
@@ -184,6 +189,15 @@ def test_a_header_cannot_choose_the_algorithm() -> None:
     token = (signed + b"." + encode_part(signature)).decode()
     with pytest.raises(hyps.AuthenticationFailed):
         JWTVerifier([pem(RSA)], ["RS256"]).verify(token)
+
+
+async def test_one_that_lasts_for_ever(scheme: str) -> None:
+    table = ClientTable([], JWTVerifier([pem(ED)], ["EdDSA"]))
+    async with (
+        hyps.Server(port=0, authenticate=table) as server,
+        hyps.connect(url_of(server, scheme), token=sign(exp=1e17)) as client,
+    ):
+        await client.publish("news", b"")
 
 
 def test_audience_and_issuer() -> None:

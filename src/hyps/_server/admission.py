@@ -50,6 +50,9 @@ _LONGEST_WARNING: Final = 60.0
 #: Warning later is of no use.
 _SHORTEST_WARNING: Final = 0.05
 
+#: Some decades, in seconds: what clients take for a time.
+_LONGEST: Final = 1e9
+
 #: Of a session that is not open yet.
 _NOTHING: Final = Grants()
 
@@ -279,4 +282,6 @@ class Admission:
 
 
 def _seconds_left(grants: Grants) -> float | None:
-    return None if grants.expires_at is None else max(0.0, grants.expires_at - time.time())
+    if grants.expires_at is None:
+        return None
+    return min(max(0.0, grants.expires_at - time.time()), _LONGEST)

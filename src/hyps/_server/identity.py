@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -64,6 +65,8 @@ class Grants:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
             raise TypeError(f"name must be a str, not {self.name!r}")
+        if self.expires_at is not None and not math.isfinite(self.expires_at):
+            raise ValueError(f"expires_at must be a time, not {self.expires_at!r}")
         for what in ("subscribe", "publish"):
             patterns = getattr(self, what)
             if isinstance(patterns, str):

@@ -75,7 +75,9 @@ class JWTVerifier:
                 continue
             except jwt.InvalidAlgorithmError:
                 continue
-            except jwt.PyJWTError as error:
+            except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
+                # PyJWT lets some of them out: for a header that is nested a thousand times, or a
+                # time that is infinite.
                 raise AuthenticationFailed(_why(error)) from None
             return _read_grants(claims)
         raise AuthenticationFailed("the token is not signed by a key of this hub")
