@@ -107,7 +107,7 @@ def deploy(session: nox.Session) -> None:
 @nox.session(python=NEWEST)
 def docs(session: nox.Session) -> None:
     """Build the documentation, to build/docs: warnings are errors."""
-    session.install(".[http2,starlette]", *nox.project.dependency_groups(PROJECT, "docs"))
+    session.install(".[http2,ops,starlette]", *nox.project.dependency_groups(PROJECT, "docs"))
     session.run("sphinx-build", "-W", "--keep-going", "-q", "-b", "html", "docs", "build/docs")
 
 

@@ -21,12 +21,12 @@ python_use_unqualified_type_names = True
 nitpicky = True
 # Of other projects, whose pages a build must not download; and of types that have no public name.
 nitpick_ignore_regex = [
-    ("py:.*", r"(abc|anyio|enum|os|ssl)\..*|ByteStream|Callable\[.*"),
+    ("py:.*", r"(abc|anyio|enum|os|socket|ssl)\..*|ByteStream|Callable\[.*"),
     ("py:.*", r"hyps\.[\w.]*\b_\w+(\.\w+)*"),
     ("py:class", "Channel|Data|Overflow|Memberships|Session|Subscriber|WhenDisconnected"),
     ("py:class", "Any|BackgroundTask|Mapping.*|Lifespan|ASGIApp|Encode|Encoded|EncodeFrame"),
     ("py:class", "AnySubscription|AsyncClient|AsyncSubscription|Loop|WebSocket|Awaitable.*"),
-    ("py:class", "Authenticate|Connection|Runs|TaskStatus"),
+    ("py:class", "Authenticate|Connection|Metric|Runs|TaskStatus|Token"),
 ]
 # "Client" stands in annotations for hyps.Client, and hyps.sync has another one.
 suppress_warnings = ["ref.python"]

@@ -51,7 +51,7 @@ class Grants:
     :param name: who it is, for the log
     :param subscribe: patterns of channels to subscribe
     :param publish: patterns of channels to publish in
-    :param admin: whether it may look at sessions and channels, see :mod:`hyps.ops`
+    :param admin: whether it may look at sessions and channels, see ``hyps.ops``
     :param expires_at: when all of this ends, in seconds since 1970 (``time.time()``); None if it
         does not. The client is warned before, and its session ends then.
     """
