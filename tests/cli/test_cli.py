@@ -307,7 +307,7 @@ def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
         assert run("pub", "news", "x", "--url", url)[0] == 0
     for arguments, words in (
-        (("--key", str(key)), "--key needs --cert"),
+        (("--key", str(key)), "--key: it needs --cert"),
         (("--cert", str(key)), "has no certificate"),
         (("--cert", str(tmp_path / "ca.pem")), "--key must name"),
         (("--cert", str(both), "--key", str(tmp_path / "ca.pem")), "--key: "),

@@ -87,7 +87,7 @@ def test_a_choice_that_there_is_not(line: str, tmp_path: Path) -> None:
     assert done.returncode == 1
     name = line.split()[0]
     assert done.stderr.startswith(f"Error: {path}: {name}: ")
-    assert " is none of " in done.stderr
+    assert " is not one of " in done.stderr
 
 
 def test_empty_variables_are_not_set() -> None:

@@ -129,4 +129,4 @@ def test_the_environment_and_the_file_say_it_too(tmp_path: Path) -> None:
         timeout=TIMEOUT,
     )
     assert done.returncode != 0
-    assert "--http: bad address 'nonsense'" in done.stderr
+    assert ": http: bad address 'nonsense'" in done.stderr

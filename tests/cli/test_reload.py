@@ -241,7 +241,7 @@ async def test_a_certificate_without_a_table_is_enough(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--client-ca", "{folder}/cert.pem"], "--client-ca needs --cert"),
+        (["--client-ca", "{folder}/cert.pem"], "--client-ca: it needs --cert"),
         (
             ["--cert={folder}/cert.pem", "--key={folder}/key.pem", "--client-ca={folder}/key.pem"],
             "has no certificate",

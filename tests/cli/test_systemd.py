@@ -225,9 +225,9 @@ def test_sockets_for_another_process_are_left_alone(tcp: socket.socket) -> None:
 @pytest.mark.parametrize(
     ("arguments", "environment", "words"),
     [
-        (("--port", "0"), {}, "--port is for another one"),
-        (("--uds", "/tmp/a.sock"), {}, "--uds is for another one"),
-        ((), {"HYPS_HOST": "0.0.0.0"}, "--host is for another one"),
+        (("--port", "0"), {}, "--port: systemd passes"),
+        (("--uds", "/tmp/a.sock"), {}, "--uds: systemd passes"),
+        ((), {"HYPS_HOST": "0.0.0.0"}, "--host: systemd passes"),
     ],
 )
 def test_sockets_and_another_address(

@@ -107,7 +107,7 @@ def secrets(tmp_path: Path) -> Callable[[str], Path]:
         elif name.endswith(".key"):
             issued.private_key_pem.write_to_path(str(path))
         else:
-            path.write_text(f"the token {name}")
+            path.write_text(f"the-token-{name}")
         return path
 
     return make

@@ -1,7 +1,8 @@
 """The configuration file of ``hyps serve``: TOML, whose faults are told one by one.
 
-Each option of the command has a key here. :func:`load_config` finds all faults, and says where each
-is: a hub must not start with half of what its operator meant.
+Each option of the command has a key here. :func:`load_config` finds all faults, and where each is:
+a hub must not start with half of what its operator meant. Paths are relative to the file's folder,
+so that it means the same wherever the hub is started.
 """
 
 from __future__ import annotations
@@ -10,49 +11,37 @@ import difflib
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from .. import Grants, Limits
 from .._server.clients import digest_of
 from .._server.jwt import JWTVerifier, check_algorithms
-from ._common import BACKENDS
-from ._logging import LOG_FORMATS
+from ._faults import ConfigFaults
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
 
 @dataclass
 class Config:
     """What a configuration file says.
 
+    :param path: the file's
+    :param faults: the place of each, and what is wrong there
     :param options: values of options, by their names
     :param limits: bounds, by their names
     :param clients: what each client may do, and the digests of its tokens
     :param jwt: verifies JSON Web Tokens, if there is a table for them
     """
 
+    path: str
+    faults: list[tuple[str, str]] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
     limits: dict[str, float] = field(default_factory=dict)
     clients: list[tuple[Grants, list[bytes]]] = field(default_factory=list)
     jwt: JWTVerifier | None = None
-
-
-class ConfigFaults(click.ClickException):
-    """A configuration file is wrong.
-
-    :param faults: what, and where, a line for each
-    """
-
-    def __init__(self, faults: list[str]) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = faults
-
-    def show(self, file: IO[Any] | None = None) -> None:
-        for fault in self.faults:
-            click.echo(f"Error: {fault}", file=file, err=file is None)
 
 
 #: The types of the keys that are options. Others are tables.
@@ -70,51 +59,49 @@ _OPTIONS: Final[dict[str, type]] = {
     "verbose": bool,
     "log_format": str,
 }
-#: What those options may be that may not be anything.
-_CHOICES: Final = {"backend": BACKENDS, "log_format": LOG_FORMATS}
+#: Options that are paths.
+_PATHS: Final = ("uds", "cert", "key", "client_ca")
 _CLIENT: Final = ("name", "token", "token_file", "token_sha256", "subscribe", "publish", "admin")
 _JWT: Final = ("key_file", "algorithms", "audience", "issuer")
 _KINDS: Final = {str: "a string", int: "an integer", bool: "true or false", dict: "a table"}
 
 
-def load_config(path: str) -> Config:
-    """Read a configuration file.
+def load_config(path: str, context: click.Context) -> Config:
+    """Read a configuration file, and find its faults.
 
-    :raises ConfigFaults: if it is wrong, with all that is
+    :param context: of the command whose options it has
+    :raises ConfigFaults: if it cannot be read as TOML
     """
     try:
         found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigFaults([f"{path}: {error}"]) from None
     except OSError as error:
-        raise ConfigFaults([f"{path}: {(error.strerror or str(error)).lower()}"]) from None
-    reader = _Reader(path)
-    config = reader.read(found)
-    if reader.faults:
-        raise ConfigFaults(reader.faults)
-    return config
+        raise ConfigFaults([f"{path}: {_why(error)}"]) from None
+    return _Reader(path, context).read(found)
 
 
 class _Reader:
     """Reads the tables of a file, and collects what is wrong."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, context: click.Context) -> None:
         self._path = path
-        self.faults: list[str] = []
+        self._folder = Path(path).parent
+        self._context = context
+        self._faults: list[tuple[str, str]] = []
         # Whether clients may have a certificate instead of a token.
         self._has_certificates = False
 
     def _fault(self, place: str, what: str) -> None:
-        self.faults.append(f"{self._path}: {place}: {what}")
+        self._faults.append((place, what))
 
     def read(self, found: dict[str, Any]) -> Config:
-        config = Config()
+        config = Config(self._path, self._faults)
         self._has_certificates = "client_ca" in found
         self._check_keys("", found, (*_OPTIONS, "limits", "clients", "jwt"))
         for name, kind in _OPTIONS.items():
             if name in found and self._is(name, found[name], kind):
-                config.options[name] = found[name]
-                self._check_choice(name, found[name])
+                self._read_option(name, found[name], config.options)
         if self._is("limits", limits := found.get("limits", {}), dict):
             config.limits = self._read_limits(limits)
         if self._is("jwt", jwt := found.get("jwt", {}), dict) and "jwt" in found:
@@ -123,12 +110,17 @@ class _Reader:
         if not isinstance(clients, list) or not all(isinstance(each, dict) for each in clients):
             self._fault("clients", "expected tables: [[clients]]")
             return config
+        tokens: list[tuple[str, object]] = []
+        names: list[tuple[str, object]] = []
         for number, client in enumerate(clients, 1):
-            read = self._read_client(f"clients[{number}]", client)
+            place = f"clients[{number}]"
+            read = self._read_client(place, client)
             if read is not None:
                 config.clients.append(read)
-        self._check_unique("token", [each for _, some in config.clients for each in some])
-        self._check_unique("name", [grants.name for grants, _ in config.clients])
+                names.append((place, read[0].name))
+                tokens += [(place, digest) for digest in read[1]]
+        self._check_unique("token", tokens)
+        self._check_unique("name", names)
         if "token" in config.options and (config.clients or "jwt" in found):
             self._fault("token", "it stands beside [[clients]] or [jwt], which say who has one")
         return config
@@ -141,9 +133,22 @@ class _Reader:
                 hint = f"perhaps {like[0]} is meant" if like else f"there are {', '.join(known)}"
                 self._fault(f"{place}{key}", f"an unknown key; {hint}")
 
-    def _check_choice(self, name: str, value: Any) -> None:
-        if value not in (choices := _CHOICES.get(name, (value,))):
-            self._fault(name, f"{value!r} is none of {', '.join(choices)}")
+    def _read_option(self, name: str, value: Any, options: dict[str, Any]) -> None:
+        """Read what is an option too, and let that say whether it can be."""
+        if name in _PATHS and value:
+            value = self._resolve(value)
+        for parameter in self._context.command.params:
+            if parameter.name == name:
+                try:
+                    parameter.process_value(self._context, value)
+                except click.ClickException as error:
+                    what = error.message.rstrip(".")
+                    self._fault(name, what[:1].lower() + what[1:])
+                else:
+                    options[name] = value
+
+    def _resolve(self, file: str) -> str:
+        return str(self._folder / file)
 
     def _is(self, place: str, value: object, kind: type) -> bool:
         # To Python true and false are integers too.
@@ -166,7 +171,7 @@ class _Reader:
         return limits
 
     def _read_client(self, place: str, found: dict[str, Any]) -> tuple[Grants, list[bytes]] | None:
-        before = len(self.faults)
+        before = len(self._faults)
         self._check_keys(f"{place}.", found, _CLIENT)
         name = found.get("name", "")
         if not isinstance(name, str) or not name:
@@ -188,7 +193,7 @@ class _Reader:
         except (TypeError, ValueError) as error:
             self._fault(place, str(error))
         digests = self._read_tokens(place, found)
-        if len(self.faults) > before or grants is None:
+        if len(self._faults) > before or grants is None:
             return None
         return grants, digests
 
@@ -202,18 +207,23 @@ class _Reader:
 
     def _read_tokens(self, place: str, found: dict[str, Any]) -> list[bytes]:
         digests = []
+        before = len(self._faults)
         for token in self._read_texts(f"{place}.token", found.get("token", [])):
             if not token:
                 self._fault(f"{place}.token", "a token is empty")
             digests.append(digest_of(token))
         for file in self._read_texts(f"{place}.token_file", found.get("token_file", [])):
+            file = self._resolve(file)
             try:
                 token = Path(file).read_text(encoding="utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:
-                self._fault(f"{place}.token_file", f"{file}: {error}")
+                self._fault(f"{place}.token_file", f"{file}: {_why(error)}")
                 continue
             if not token:
                 self._fault(f"{place}.token_file", f"{file} is empty")
+            elif len(token.split()) > 1:
+                # No client would guess that the second line is a part of its token.
+                self._fault(f"{place}.token_file", f"{file} has more than one token")
             digests.append(digest_of(token))
         for text in self._read_texts(f"{place}.token_sha256", found.get("token_sha256", [])):
             try:
@@ -223,23 +233,32 @@ class _Reader:
             if len(digest) != 32:
                 self._fault(f"{place}.token_sha256", f"{text!r} is not 64 hexadecimal digits")
             digests.append(digest)
-        if not digests and not self._has_certificates:
+        if not digests and not self._has_certificates and len(self._faults) == before:
             self._fault(place, "no token: give token, token_file, token_sha256, or client_ca above")
         return digests
 
-    def _check_unique(self, what: str, values: Sequence[object]) -> None:
-        if len(set(values)) < len(values):
-            self._fault("clients", f"two of them have the same {what}")
+    def _check_unique(self, what: str, values: list[tuple[str, object]]) -> None:
+        """Check that clients differ: the place of each, and its value."""
+        first: dict[object, str] = {}
+        for place, value in values:
+            other = first.setdefault(value, place)
+            if other != place:
+                self._fault(place, f"the same {what} as {other}")
+        for place in dict.fromkeys(place for place, _ in values):
+            own = [value for where, value in values if where == place]
+            if len(set(own)) < len(own):
+                self._fault(place, f"the same {what} twice")
 
     def _read_jwt(self, found: dict[str, Any]) -> JWTVerifier | None:
-        before = len(self.faults)
+        before = len(self._faults)
         self._check_keys("jwt.", found, _JWT)
         keys = []
         for file in self._read_texts("jwt.key_file", found.get("key_file", [])):
+            file = self._resolve(file)
             try:
                 keys.append((file, Path(file).read_bytes()))
             except OSError as error:
-                self._fault("jwt.key_file", f"{file}: {error}")
+                self._fault("jwt.key_file", f"{file}: {_why(error)}")
         if not found.get("key_file"):
             self._fault("jwt.key_file", "expected the files of the keys that sign the tokens")
         algorithms = self._read_texts("jwt.algorithms", found.get("algorithms", []))
@@ -251,18 +270,23 @@ class _Reader:
         issuer = found.get("issuer")
         if issuer is not None:
             self._is("jwt.issuer", issuer, str)
-        if len(self.faults) > before:
+        if len(self._faults) > before:
             return None
         for file, key in keys:
             try:
                 JWTVerifier([key], algorithms)
             except (ValueError, ImportError) as error:
                 self._fault("jwt.key_file", f"{file}: {error}")
-        if len(self.faults) > before:
+        if len(self._faults) > before:
             return None
         return JWTVerifier(
             [key for _, key in keys], algorithms, audience=audience or None, issuer=issuer
         )
+
+
+def _why(error: OSError | UnicodeDecodeError) -> str:
+    text = error.strerror if isinstance(error, OSError) else None
+    return (text or str(error)).lower()
 
 
 def read_config(
@@ -271,7 +295,8 @@ def read_config(
     """Read the file of ``--config``, before the other options take what it says."""
     if value is None:
         return None
-    config = load_config(value)
+    # Its faults are told when those of the options beside it are known too.
+    config = load_config(value, context)
     # The command line and the environment go before it.
     context.default_map = config.options
     context.meta["hyps.limits"] = config.limits

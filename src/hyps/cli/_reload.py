@@ -9,7 +9,7 @@ import click
 
 from .._logs import Log
 from .._text import one_line
-from ._config import ConfigFaults
+from ._faults import ConfigFaults
 from ._rules import make_rules
 from ._signals import signals
 from ._systemd import systemd
@@ -60,7 +60,7 @@ class Reloader:
                 self._name, list(self._arguments), parent=self._parent
             ) as context:
                 options = context.params
-                rules = make_rules(options)
+                rules = make_rules(context)
             await rules.apply(server)
         except (click.ClickException, ValueError) as error:
             why = error.format_message() if isinstance(error, click.ClickException) else str(error)

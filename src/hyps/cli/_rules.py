@@ -5,16 +5,18 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import click
+from click.core import ParameterSource
 
-from .. import Grants
+from .. import Grants, InvalidURL
+from .._net.addresses import parse_host_and_port
 from .._net.tls import find_fault
 from .._server.clients import ClientTable
+from ._faults import Faults
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import click
 
     from .. import Limits, Server
     from .._server.identity import Authenticate
@@ -53,45 +55,88 @@ class Rules:
         await server.set_authentication(token=self.token, authenticate=self.authenticate)
 
 
-def make_rules(options: Mapping[str, Any]) -> Rules:
-    """Make the rules that the options of ``hyps serve`` say.
+def make_rules(context: click.Context, *, has_sockets: bool = False) -> Rules:
+    """Make the rules that the options of ``hyps serve`` say, and check the other options.
 
-    :param options: by their names
-    :raises click.ClickException: if they do not fit together
+    :param context: of the command
+    :param has_sockets: whether systemd passes the sockets to listen at
+    :raises ConfigFaults: if the configuration file is wrong
+    :raises click.UsageError: if other options are
     """
+    options = context.params
+    faults = Faults(context)
     config, token, client_ca = options["config"], options["token"], options["client_ca"]
+    _check_addresses(context, faults, has_sockets)
+    ssl_context = None
+    if faults.are_sound("cert", "key", "client_ca"):
+        try:
+            ssl_context = _make_ssl_context(options["cert"], options["key"], client_ca, faults)
+        except _WrongFile as error:
+            faults.add(error.option, str(error))
     clients = config.clients if config is not None else []
     jwt = config.jwt if config is not None else None
-    try:
-        ssl_context = _make_ssl_context(options["cert"], options["key"], client_ca)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
     authenticate = None
     if clients or jwt is not None or (client_ca is not None and token is None):
-        if token is not None:
-            raise click.UsageError("there is a token beside the clients of the configuration file")
+        if token is not None and faults.are_sound("token"):
+            source = context.get_parameter_source("token")
+            where = "HYPS_TOKEN" if source is ParameterSource.ENVIRONMENT else "--token"
+            faults.add(
+                "token", f"{where} is set beside the clients of {config.path}: use one of them"
+            )
         everybody = _CERTIFIED if client_ca is not None and not clients else None
         authenticate = ClientTable(clients, jwt, everybody)
+    faults.throw()
     return Rules(token, authenticate, ssl_context, options["limits"])
+
+
+def _check_addresses(context: click.Context, faults: Faults, has_sockets: bool) -> None:
+    options = context.params
+    if has_sockets:
+        for name in ("host", "port", "uds"):
+            if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+                faults.add(name, "systemd passes the sockets to listen at, and this is for another")
+    if options["uds_mode"] is not None and options["uds"] is None and faults.are_sound("uds"):
+        faults.add("uds_mode", f"it needs {faults.call('uds', 'uds_mode')}")
+    for name in ("uds", "host"):
+        if options[name] == "":
+            faults.add(name, "it is empty")
+    if options["uds"] is not None and options["cert"] is not None:
+        faults.add("uds", "there is no TLS over Unix sockets")
+    if options["http"] is not None:
+        try:
+            parse_host_and_port(options["http"])
+        except InvalidURL as error:
+            faults.add("http", str(error))
+
+
+class _WrongFile(ValueError):
+    """A file of certificates or of their key is wrong; it says why.
+
+    :param option: that names it
+    """
+
+    def __init__(self, option: str, why: str) -> None:
+        super().__init__(why)
+        self.option = option
 
 
 def _refuse_to_ask() -> str:
     raise ValueError("the private key is encrypted: decrypt it first, with openssl pkey")
 
 
-def _why_no_certificate(cert: str, key: str | None, error: Exception) -> str:
-    """Say which file is wrong: OpenSSL does not."""
+def _find_wrong(cert: str, key: str | None, error: Exception, call_key: str) -> _WrongFile:
+    """Find out which file is wrong: OpenSSL does not say."""
     if not isinstance(error, ssl.SSLError):
-        return f"{'--key' if key and isinstance(error, ValueError) else '--cert'}: {error}"
+        return _WrongFile("key" if key and isinstance(error, ValueError) else "cert", str(error))
     if error.reason == "KEY_VALUES_MISMATCH":
-        return "--key: it is not the private key of the certificate"
+        return _WrongFile("key" if key else "cert", "it is not the private key of the certificate")
     if not _has(cert, b"BEGIN CERTIFICATE"):
-        return f"--cert: {cert} has no certificate in PEM form"
+        return _WrongFile("cert", f"{cert} has no certificate in PEM form")
     if key is None and not _has(cert, b"PRIVATE KEY"):
-        return f"--cert: {cert} has no private key, so --key must name its file"
+        return _WrongFile("cert", f"{cert} has no private key, so {call_key} must name its file")
     if key is not None and not _has(key, b"PRIVATE KEY"):
-        return f"--key: {key} has no private key in PEM form"
-    return f"--cert: {error}"
+        return _WrongFile("key", f"{key} has no private key in PEM form")
+    return _WrongFile("cert", str(error))
 
 
 def _has(file: str, text: bytes) -> bool:
@@ -99,27 +144,27 @@ def _has(file: str, text: bytes) -> bool:
 
 
 def _make_ssl_context(
-    cert: str | None, key: str | None, client_ca: str | None
+    cert: str | None, key: str | None, client_ca: str | None, faults: Faults
 ) -> ssl.SSLContext | None:
     if cert is None:
-        for name, value in (("--key", key), ("--client-ca", client_ca)):
+        for name, value in (("key", key), ("client_ca", client_ca)):
             if value is not None:
-                raise ValueError(f"{name} needs --cert")
+                faults.add(name, f"it needs {faults.call('cert', name)}")
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(cert, key, _refuse_to_ask)
     except (OSError, ValueError) as error:
-        raise ValueError(_why_no_certificate(cert, key, error)) from None
+        raise _find_wrong(cert, key, error, faults.call("key", "cert")) from None
     if fault := find_fault(context):
-        raise ValueError(f"--cert: {fault}")
+        faults.add("cert", fault)
     if client_ca is not None:
         try:
             context.load_verify_locations(client_ca)
         except ssl.SSLError:
-            raise ValueError(f"--client-ca: {client_ca} has no certificate in PEM form") from None
+            raise _WrongFile("client_ca", f"{client_ca} has no certificate in PEM form") from None
         except OSError as error:
-            raise ValueError(f"--client-ca: {error}") from None
+            raise _WrongFile("client_ca", str(error)) from None
         context.verify_mode = ssl.CERT_REQUIRED
     # Clients over HTTP/2 negotiate the protocol in the TLS handshake.
     context.set_alpn_protocols(["h2"])

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import click
-from click.core import ParameterSource
 
 from .. import InvalidURL, Limits, Server, __version__
 from ._common import backend_option, run, run_until_signal, token_option
@@ -78,7 +77,7 @@ def _check_token(
 ) -> str | None:
     # Click treats an empty variable as unset, which would mean "no token": surely a mistake.
     if value == "" or (value is None and os.environ.get("HYPS_TOKEN") == ""):
-        where = "HYPS_TOKEN is" if value is None else "--token is"
+        where = "HYPS_TOKEN is" if value is None else "the token is"
         raise click.ClickException(
             f"{where} empty, and without a token the hub would let everybody in"
         )
@@ -245,21 +244,14 @@ def serve(context: click.Context, /, **options: Any) -> None:
     )
     systemd.take()
     passed = take_sockets()
-    if passed.hub:
-        _check_no_address(context)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
-    uds, uds_mode = options["uds"], options["uds_mode"]
-    if uds_mode is not None and uds is None:
-        raise click.UsageError("--uds-mode needs --uds")
-    for name in ("uds", "host"):
-        if options[name] == "":
-            raise click.UsageError(f"--{name} is empty")
-    rules = make_rules(options)
+    uds_mode = options["uds_mode"]
+    rules = make_rules(context, has_sockets=bool(passed.hub))
     try:
         server = Server(
             options["host"],
             options["port"],
-            uds=uds,
+            uds=options["uds"],
             uds_mode=uds_mode,
             sockets=passed.hub or None,
             token=rules.token,
@@ -285,14 +277,6 @@ def serve(context: click.Context, /, **options: Any) -> None:
         logging.getLogger("hyps.serve").info("closed")
     else:
         click.echo("hyps: closed", err=True)
-
-
-def _check_no_address(context: click.Context) -> None:
-    for name in ("host", "port", "uds"):
-        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
-            raise click.UsageError(
-                f"systemd passes the sockets to listen at, and --{name} is for another one"
-            )
 
 
 async def _run(
