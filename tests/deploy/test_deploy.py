@@ -41,6 +41,7 @@ METRICS = {
     "hyps_connections",
     "hyps_connections_accepted_total",
     "hyps_http_requests_total",
+    "hyps_limit",
     "hyps_logins_refused_total",
     "hyps_loop_delay_seconds_bucket",
     "hyps_loop_delay_seconds_count",

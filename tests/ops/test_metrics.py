@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ssl
 from typing import TYPE_CHECKING
 
@@ -244,3 +245,15 @@ async def test_many_scrapes_on_one_connection() -> None:
             found = figures_of((await talk.ask("GET", "/metrics")).body.decode())
             name = "hyps_http_requests_total{path=/metrics,status=200}"
             assert found.get(name, 0) == count
+
+
+async def test_limits_are_those_of_now() -> None:
+    async with hub_with_http("hyps") as (server, url):
+        limits = {
+            name.removeprefix("hyps_limit{name=").rstrip("}"): value
+            for name, value in (await scrape(url)).items()
+            if name.startswith("hyps_limit")
+        }
+        assert limits == dataclasses.asdict(server.broker.limits)
+        server.set_limits(dataclasses.replace(server.broker.limits, max_sessions=5))
+        assert (await scrape(url))["hyps_limit{name=max_sessions}"] == 5

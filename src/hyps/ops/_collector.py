@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import fields
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
@@ -55,11 +56,19 @@ class Collector(_Collector):
                 "backend": census.loop,
             },
         )
+        # Alerts compare with it, so that they need no change when a limit has one.
+        limits = server.broker.limits
+        family: GaugeMetricFamily | CounterMetricFamily
+        family = GaugeMetricFamily(
+            "hyps_limit", "What the hub is bounded by: the fields of hyps.Limits.", labels=("name",)
+        )
+        for each in fields(limits):
+            family.add_metric((each.name,), getattr(limits, each.name))
+        yield family
         yield GaugeMetricFamily("hyps_sessions", "Sessions that are open.", stats.sessions)
         yield CounterMetricFamily(
             "hyps_sessions_opened", "Sessions that were opened.", census.opened
         )
-        family: GaugeMetricFamily | CounterMetricFamily
         family = GaugeMetricFamily(
             "hyps_connections",
             "Connections: without a session yet, with one, and about to end.",
