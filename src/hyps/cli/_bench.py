@@ -8,13 +8,14 @@ import re
 import signal
 import sys
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from ..protocol.limits import MAX_FRAME_CEILING
 from ._bench_report import Progress, as_text, summarize
 from ._bench_run import Bench, Plan
+from ._certificates import tls_options
 from ._common import (
     backend_option,
     check_channel,
@@ -23,6 +24,9 @@ from ._common import (
     token_option,
     url_option,
 )
+
+if TYPE_CHECKING:
+    import ssl
 
 _UNITS: Final = {"": 1, "k": 1024, "m": 1024 * 1024}
 
@@ -107,6 +111,7 @@ def _parse_sizes(context: click.Context, parameter: click.Parameter, value: str)
 )
 @url_option
 @token_option()
+@tls_options
 @backend_option
 def bench(
     channel: str,
@@ -122,6 +127,7 @@ def bench(
     progress: bool,
     url: str,
     token: str | None,
+    ssl_context: ssl.SSLContext | None,
     backend: str | None,
 ) -> None:
     """Measure how fast a hub takes and delivers messages in CHANNEL, by default "bench".
@@ -151,6 +157,7 @@ def bench(
     plan = Plan(
         url=url,
         token=token,
+        ssl_context=ssl_context,
         channels=(channel,) if channels == 1 else tuple(f"{channel}.{n}" for n in range(channels)),
         publishers=publishers or 0,
         subscribers=subscribers or 0,

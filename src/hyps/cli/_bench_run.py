@@ -18,6 +18,7 @@ import anyio
 from .. import ConnectionLost, Disconnected, HypsError, connect
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from .. import Client, Message, Subscription
@@ -41,6 +42,7 @@ class Plan:
 
     :param url: of the hub
     :param token: for the hub
+    :param ssl_context: for TLS
     :param channels: their names
     :param publishers: their number
     :param subscribers: their number
@@ -53,6 +55,7 @@ class Plan:
 
     url: str
     token: str | None = field(repr=False)
+    ssl_context: ssl.SSLContext | None
     channels: tuple[str, ...]
     publishers: int
     subscribers: int
@@ -325,7 +328,10 @@ class Bench:
             self._scope.cancel()
 
     async def _connect(self, workers: Sequence[Worker]) -> None:
-        client = connect(self.plan.url, token=self.plan.token, when_disconnected="raise")
+        plan = self.plan
+        client = connect(
+            plan.url, token=plan.token, ssl_context=plan.ssl_context, when_disconnected="raise"
+        )
         try:
             async with AsyncExitStack() as stack:
                 async with self._opening:

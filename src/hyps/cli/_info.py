@@ -6,7 +6,7 @@ import json
 import logging
 from dataclasses import asdict
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import click
@@ -14,8 +14,15 @@ import click
 from .. import connect
 from .._net.addresses import TCPAddress, parse_url
 from .._text import one_line
+from ._certificates import tls_options
 from ._common import backend_option, run_client, token_option, url_option
 from ._output import stdout
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
+
+    from .. import Client
 
 #: Seconds to wait for the round trip, which some hubs do not tell over HTTP/2.
 _PATIENCE: Final = 5.0
@@ -28,19 +35,29 @@ _LIMIT: Final = "max_"
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @url_option
 @token_option()
+@tls_options
 @backend_option
-def info(as_json: bool, url: str, token: str | None, backend: str | None) -> None:
+def info(
+    as_json: bool,
+    url: str,
+    token: str | None,
+    ssl_context: ssl.SSLContext | None,
+    backend: str | None,
+) -> None:
     """Connect to a hub, and print what it says of itself: its version, its limits, how far it is.
 
     Over HTTP/2 a hub says nothing, and the limits are those of this program.
     """
     # The command's error says what the log would.
     logging.getLogger("hyps.client").setLevel(logging.CRITICAL)
-    run_client(partial(_print_info, as_json, url, token), backend)
+    connection = partial(
+        connect, url, token=token, ssl_context=ssl_context, when_disconnected="raise"
+    )
+    run_client(partial(_print_info, as_json, connection), backend)
 
 
-async def _print_info(as_json: bool, url: str, token: str | None) -> None:
-    async with connect(url, token=token, when_disconnected="raise") as client:
+async def _print_info(as_json: bool, connection: Callable[[], Client]) -> None:
+    async with connection() as client:
         welcome = client.welcome
         found = client.stats().url
         with anyio.move_on_after(_PATIENCE):
@@ -51,10 +68,14 @@ async def _print_info(as_json: bool, url: str, token: str | None) -> None:
     [address] = parse_url(found)
     said = asdict(welcome)
     limits = {name: said.pop(name) for name in list(said) if name.startswith(_LIMIT)}
+    is_http = isinstance(address, TCPAddress) and address.is_http
+    if is_http:
+        # The client made these up.
+        said.update(server=None, session=None)
     shown = {
         "hub": said.pop("server"),
         "url": found,
-        "wire": "http2" if isinstance(address, TCPAddress) and address.is_http else "hyps",
+        "wire": "http2" if is_http else "hyps",
         "tls": isinstance(address, TCPAddress) and address.tls,
         **said,
         "limits": limits,

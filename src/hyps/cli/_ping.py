@@ -5,14 +5,20 @@ from __future__ import annotations
 import logging
 import signal
 from functools import partial
+from typing import TYPE_CHECKING
 
 import anyio
 import click
 
 from .. import Client, ConnectionLost, connect
 from .._text import one_line
+from ._certificates import tls_options
 from ._common import backend_option, run, run_until_signal, token_option, url_option
 from ._output import stdout
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
 
 
 @click.command()
@@ -33,6 +39,7 @@ from ._output import stdout
 )
 @url_option
 @token_option()
+@tls_options
 @backend_option
 def ping(
     count: int | None,
@@ -40,6 +47,7 @@ def ping(
     timeout: float,
     url: str,
     token: str | None,
+    ssl_context: ssl.SSLContext | None,
     backend: str | None,
 ) -> None:
     """Ask a hub for signs of life, and print how long each answer takes, until interrupted.
@@ -49,7 +57,10 @@ def ping(
     command = _Ping(count, interval, timeout)
     # The lines say what the log would.
     logging.getLogger("hyps.client").setLevel(logging.CRITICAL)
-    number = run(partial(run_until_signal, partial(command.run, url, token)), backend)
+    connection = partial(
+        connect, url, token=token, ssl_context=ssl_context, when_disconnected="raise"
+    )
+    number = run(partial(run_until_signal, partial(command.run, connection)), backend)
     stdout.finish(f"{command.summary}\n")
     if number == signal.SIGTERM:
         raise click.exceptions.Exit(128 + number)
@@ -75,8 +86,8 @@ class _Ping:
             text += f"; min/avg/max {'/'.join(f'{1000 * each:.3f}' for each in values)} ms"
         return text
 
-    async def run(self, url: str, token: str | None) -> None:
-        async with connect(url, token=token, when_disconnected="raise") as client:
+    async def run(self, connection: Callable[[], Client]) -> None:
+        async with connection() as client:
             number = 0
             due = anyio.current_time()
             while True:

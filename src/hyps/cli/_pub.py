@@ -6,6 +6,7 @@ import logging
 import os
 import stat
 from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 from anyio import wait_readable
@@ -13,6 +14,7 @@ from anyio.lowlevel import checkpoint
 
 from .. import Client, MessageTooLarge, connect
 from ..protocol.limits import MAX_FRAME_CEILING
+from ._certificates import tls_options
 from ._common import (
     backend_option,
     check_channel,
@@ -20,6 +22,9 @@ from ._common import (
     token_option,
     url_option,
 )
+
+if TYPE_CHECKING:
+    import ssl
 
 _STDIN = 0
 _READ_SIZE = 65_536
@@ -30,14 +35,22 @@ _READ_SIZE = 65_536
 @click.argument("message")
 @url_option
 @token_option()
+@tls_options
 @backend_option
-def pub(channel: str, message: str, url: str, token: str | None, backend: str | None) -> None:
+def pub(
+    channel: str,
+    message: str,
+    url: str,
+    token: str | None,
+    ssl_context: ssl.SSLContext | None,
+    backend: str | None,
+) -> None:
     """Publish MESSAGE in CHANNEL.
 
     With - as MESSAGE each line of standard input is a message. The command ends when the hub has
     ACKed everything.
     """
-    command = _Pub(url, token, channel, message)
+    command = _Pub(partial(connect, url, token=token, ssl_context=ssl_context), channel, message)
     # The command's error says what the log would, and it does not wait for a reconnection.
     logging.getLogger("hyps.client").setLevel(logging.CRITICAL)
     try:
@@ -50,9 +63,9 @@ def pub(channel: str, message: str, url: str, token: str | None, backend: str | 
 
 
 class _Pub:
-    def __init__(self, url: str, token: str | None, channel: str, message: str) -> None:
+    def __init__(self, connection: partial[Client], channel: str, message: str) -> None:
         # A user of this command wants an error if the hub is gone, and not a wait.
-        self._connect = partial(connect, url, token=token, when_disconnected="raise")
+        self._connect = partial(connection, when_disconnected="raise")
         self._channel = channel
         self._message = message
         self.published = 0

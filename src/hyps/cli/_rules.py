@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from click.core import ParameterSource
@@ -13,6 +12,7 @@ from .. import Grants, InvalidURL
 from .._net.addresses import parse_host_and_port
 from .._net.tls import find_fault
 from .._server.clients import ClientTable
+from ._certificates import WrongFile, load_chain
 from ._faults import Faults
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def make_rules(context: click.Context, *, has_sockets: bool = False) -> Rules:
     if faults.are_sound("cert", "key", "client_ca"):
         try:
             ssl_context = _make_ssl_context(options["cert"], options["key"], client_ca, faults)
-        except _WrongFile as error:
+        except WrongFile as error:
             faults.add(error.option, str(error))
     clients = config.clients if config is not None else []
     jwt = config.jwt if config is not None else None
@@ -109,40 +109,6 @@ def _check_addresses(context: click.Context, faults: Faults, has_sockets: bool) 
             faults.add("http", str(error))
 
 
-class _WrongFile(ValueError):
-    """A file of certificates or of their key is wrong; it says why.
-
-    :param option: that names it
-    """
-
-    def __init__(self, option: str, why: str) -> None:
-        super().__init__(why)
-        self.option = option
-
-
-def _refuse_to_ask() -> str:
-    raise ValueError("the private key is encrypted: decrypt it first, with openssl pkey")
-
-
-def _find_wrong(cert: str, key: str | None, error: Exception, call_key: str) -> _WrongFile:
-    """Find out which file is wrong: OpenSSL does not say."""
-    if not isinstance(error, ssl.SSLError):
-        return _WrongFile("key" if key and isinstance(error, ValueError) else "cert", str(error))
-    if error.reason == "KEY_VALUES_MISMATCH":
-        return _WrongFile("key" if key else "cert", "it is not the private key of the certificate")
-    if not _has(cert, b"BEGIN CERTIFICATE"):
-        return _WrongFile("cert", f"{cert} has no certificate in PEM form")
-    if key is None and not _has(cert, b"PRIVATE KEY"):
-        return _WrongFile("cert", f"{cert} has no private key, so {call_key} must name its file")
-    if key is not None and not _has(key, b"PRIVATE KEY"):
-        return _WrongFile("key", f"{key} has no private key in PEM form")
-    return _WrongFile("cert", str(error))
-
-
-def _has(file: str, text: bytes) -> bool:
-    return text in Path(file).read_bytes()
-
-
 def _make_ssl_context(
     cert: str | None, key: str | None, client_ca: str | None, faults: Faults
 ) -> ssl.SSLContext | None:
@@ -152,19 +118,16 @@ def _make_ssl_context(
                 faults.add(name, f"it needs {faults.call('cert', name)}")
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(cert, key, _refuse_to_ask)
-    except (OSError, ValueError) as error:
-        raise _find_wrong(cert, key, error, faults.call("key", "cert")) from None
+    load_chain(context, cert, key, call_key=faults.call("key", "cert"))
     if fault := find_fault(context):
         faults.add("cert", fault)
     if client_ca is not None:
         try:
             context.load_verify_locations(client_ca)
         except ssl.SSLError:
-            raise _WrongFile("client_ca", f"{client_ca} has no certificate in PEM form") from None
+            raise WrongFile("client_ca", f"{client_ca} has no certificate in PEM form") from None
         except OSError as error:
-            raise _WrongFile("client_ca", str(error)) from None
+            raise WrongFile("client_ca", str(error)) from None
         context.verify_mode = ssl.CERT_REQUIRED
     # Clients over HTTP/2 negotiate the protocol in the TLS handshake.
     context.set_alpn_protocols(["h2"])

@@ -12,6 +12,7 @@ import click
 
 from .. import connect
 from .._text import one_line
+from ._certificates import tls_options
 from ._common import (
     backend_option,
     check_channel,
@@ -23,9 +24,10 @@ from ._logging import log_to_stderr
 from ._output import stdout
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
-    from .. import Message
+    from .. import Client, Message
 
 
 @click.command()
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 )
 @url_option
 @token_option()
+@tls_options
 @backend_option
 def sub(
     channels: tuple[str, ...],
@@ -46,6 +49,7 @@ def sub(
     as_json: bool,
     url: str,
     token: str | None,
+    ssl_context: ssl.SSLContext | None,
     backend: str | None,
 ) -> None:
     """Print the messages of CHANNELs, one a line, until interrupted.
@@ -61,17 +65,17 @@ def sub(
 
     # The client logs lost connections and missed messages.
     log_to_stderr(logging.INFO, "%(message)s")
-    run_client(partial(_print_messages, channels, count, show, url, token), backend)
+    connection = partial(connect, url, token=token, ssl_context=ssl_context)
+    run_client(partial(_print_messages, channels, count, show, connection), backend)
 
 
 async def _print_messages(
     channels: tuple[str, ...],
     count: int | None,
     show: Callable[[Message], str],
-    url: str,
-    token: str | None,
+    connection: Callable[[], Client],
 ) -> None:
-    async with connect(url, token=token) as client, client.subscribe(*channels) as subscription:
+    async with connection() as client, client.subscribe(*channels) as subscription:
         click.echo(f"subscribed {', '.join(map(one_line, channels))}", err=True)
         while count is None or count > 0:
             messages = (await subscription.receive_many())[:count]
