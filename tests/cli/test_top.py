@@ -278,7 +278,11 @@ def test_what_is_no_hub(status: int, body: bytes, words: str) -> None:
     [
         ("http://127.0.0.1:1", "connection refused"),
         ("hyps://127.0.0.1:1", "not the URL of a hub's HTTP port"),
-        ("127.0.0.1:8788", "not the URL of a hub's HTTP port"),
+        ("127.0.0.1:1", "connection refused"),
+        (":1", "connection refused"),
+        ("[::1]:1", "no hub at http://[::1]:1"),
+        ("127.0.0.1", "not the URL of a hub's HTTP port"),
+        ("token:secret@127.0.0.1:1", "HYPS_TOKEN"),
         ("http://127.0.0.1:x", "not a URL"),
         ("http://token:secret@127.0.0.1", "HYPS_TOKEN"),
         ("http://127.0.0.1?token=secret", "HYPS_TOKEN"),

@@ -38,7 +38,7 @@ _LOOK_AT_SIZE: Final = 0.25
     show_envvar=True,
     default="http://127.0.0.1:8788",
     show_default=True,
-    help="Where the hub's HTTP port is, see --http of hyps serve.",
+    help="Where the hub's HTTP port is: a URL, or host:port or :port, as for hyps serve.",
 )
 @token_option()
 @click.option(
@@ -65,7 +65,8 @@ def top(
     Keys: q quits; r, u, m, c, a and n sort by rate, queued, missed, channels, age and name. If
     standard output is no terminal this prints one table.
 
-    Where clients have names, the token must be that of an administrator. It needs the extra "ops".
+    On the hub's own machine this needs no token. From elsewhere it needs the hub's one token or,
+    where clients have names, that of an administrator. It needs the extra "ops".
     """
     if not is_installed("rich"):
         raise click.ClickException("rich is not installed: pip install hyps[ops]")

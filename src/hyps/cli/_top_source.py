@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import http.client
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
 import click
 
+from .. import InvalidURL
+from .._net.addresses import parse_host_and_port
 from .._text import one_line
 
 #: Seconds that an answer may take.
@@ -141,24 +144,28 @@ def _text(found: dict[str, Any], name: str) -> str:
 class Source:
     """The HTTP port of a hub.
 
-    :param url: ``http://host:port`` or ``https://host:port``
+    :param url: ``http://host:port`` or ``https://host:port``, or what ``hyps serve --http`` takes
     :param token: presented if there is one
     :raises click.ClickException: if the URL is none
     """
 
     def __init__(self, url: str, token: str | None) -> None:
+        if "://" not in url:
+            with suppress(InvalidURL):
+                url = str(parse_host_and_port(url))
         try:
             parts = urlsplit(url)
             port = parts.port
         except ValueError as error:
             raise click.ClickException(f"not a URL: {one_line(str(error))}") from None
+        if "@" in url or parts.query or parts.fragment:
+            # Before the URL is shown: this may be a secret.
+            raise click.ClickException(
+                "the URL has more in it than an address; a token goes into HYPS_TOKEN"
+            )
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise click.ClickException(
                 f"not the URL of a hub's HTTP port, such as http://127.0.0.1:8788: {one_line(url)}"
-            )
-        if "@" in parts.netloc or parts.query or parts.fragment:
-            raise click.ClickException(
-                "the URL has more in it than an address; a token goes into HYPS_TOKEN"
             )
         self.url: str = f"{parts.scheme}://{parts.netloc}"
         self._host = parts.hostname
