@@ -104,6 +104,12 @@ async def test_no_grants_no_access(scheme: str) -> None:
             await client.publish("news", b"")
 
 
+@pytest.mark.parametrize("admin", [True, False, None])
+def test_a_token_says_whether_its_client_is_an_admin(admin: bool | None) -> None:
+    grants = JWTVerifier([pem(ED)], ["EdDSA"]).verify(sign(hyps_admin=admin))
+    assert grants.admin is bool(admin)
+
+
 #: Made when they are needed: they do not last for long.
 REFUSED: dict[str, tuple[Callable[[], str], str]] = {
     "alg none": (lambda: unsigned(), "signed"),
@@ -115,6 +121,7 @@ REFUSED: dict[str, tuple[Callable[[], str], str]] = {
     "sub is no text": (lambda: sign().rsplit(".", 2)[0] + ".e30.AAAA", "signed"),
     "grants that are none": (lambda: sign(hyps_publish=5), "publish"),
     "a pattern that is none": (lambda: sign(hyps_subscribe=["a*b"]), "pattern"),
+    "an admin who is none": (lambda: sign(hyps_admin="false"), "hyps_admin must be true or false"),
     "grants in one text": (lambda: sign(hyps_publish="news"), "publish"),
     "an audience that is not ours": (lambda: sign(aud="others"), "audience"),
     "no token at all": (lambda: "a.b.c", "signed|valid"),

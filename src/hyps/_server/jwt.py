@@ -26,7 +26,7 @@ _NEEDS: Final = "JSON Web Tokens need PyJWT: pip install hyps[jwt]"
 
 
 class JWTVerifier:
-    """Verifies tokens, and reads their grants: ``sub``, ``hyps_subscribe``, ``hyps_publish``.
+    """Verifies tokens, and reads their grants: ``sub``, ``hyps_subscribe`` and others.
 
     :param keys: the contents of the key files: public keys in PEM form, or secrets
     :param algorithms: names of algorithms, all symmetric or all asymmetric
@@ -89,11 +89,16 @@ def _why(error: Exception) -> str:
 
 
 def _read_grants(claims: dict[str, Any]) -> Grants:
+    admin = claims.get("hyps_admin", False)
+    if not isinstance(admin, bool):
+        # To Python the text "false" would be true.
+        raise AuthenticationFailed("the token is not valid: hyps_admin must be true or false")
     try:
         return Grants(
             name=claims["sub"],
             subscribe=claims.get("hyps_subscribe", ()),
             publish=claims.get("hyps_publish", ()),
+            admin=admin,
             expires_at=float(claims["exp"]),
         )
     except (TypeError, ValueError, OverflowError) as error:
