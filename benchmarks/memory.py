@@ -304,6 +304,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not CAN_LOOK:
         parser.error("memory and CPU of other processes are known on Linux only")
+    if missing := [name for name in ("trustme", "h2") if find_spec(name) is None]:
+        parser.exit(1, f"missing {' and '.join(missing)}: pip install '.[uvloop,http2]' trustme\n")
     scale = Scale(sessions=50, channels=5_000, queue=2**20) if arguments.quick else Scale()
     CORES.take(CORES.client)
     loop = "uvloop" if find_spec("uvloop") else "asyncio"
