@@ -123,6 +123,8 @@ class _Reader:
         if not isinstance(clients, list) or not all(isinstance(each, dict) for each in clients):
             self._fault("clients", "expected tables: [[clients]]")
             return config
+        if "clients" in found and not clients:
+            self._fault("clients", "there are none, so that the hub would let everybody in")
         for number, client in enumerate(clients, 1):
             read = self._read_client(f"clients[{number}]", client)
             if read is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,15 @@ import click
 from .. import Grants
 from .._net.tls import find_fault
 from .._server.clients import ClientTable
+from ..protocol import ClientProtocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .. import Limits, Server
     from .._server.identity import Authenticate
+
+_log: Final = logging.getLogger("hyps.server")
 
 #: What clients with a certificate may do if no table says more.
 _CERTIFIED: Final = Grants(subscribe=("*",), publish=("*",))
@@ -43,6 +47,15 @@ class Rules:
 
         :raises ValueError: if the hub cannot; then nothing has changed
         """
+        is_certified = (
+            self.ssl_context is not None and self.ssl_context.verify_mode == ssl.CERT_REQUIRED
+        )
+        asks = self.token is not None or self.authenticate is not None or is_certified
+        if server.asks_for != "nothing" and not asks:
+            # A file that is being written can be cut off after any table.
+            raise ValueError(
+                "the hub would let everybody in, which takes a restart: is the file complete?"
+            )
         before = server.broker.limits
         server.set_limits(self.limits)
         try:
@@ -53,17 +66,25 @@ class Rules:
         await server.set_authentication(token=self.token, authenticate=self.authenticate)
 
 
-def make_rules(options: Mapping[str, Any]) -> Rules:
+def make_rules(options: Mapping[str, Any], *, is_strict: bool) -> Rules:
     """Make the rules that the options of ``hyps serve`` say.
 
     :param options: by their names
+    :param is_strict: whether a certificate that has expired is an error and no warning
     :raises click.ClickException: if they do not fit together
     """
     config, token, client_ca = options["config"], options["token"], options["client_ca"]
     clients = config.clients if config is not None else []
     jwt = config.jwt if config is not None else None
     try:
-        ssl_context = _make_ssl_context(options["cert"], options["key"], client_ca)
+        ssl_context = _make_ssl_context(
+            options["cert"], options["key"], client_ca, is_strict=is_strict
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    try:
+        # For its errors: the hub must not find out when it has applied the rest.
+        ClientProtocol(token=token)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     authenticate = None
@@ -99,7 +120,7 @@ def _has(file: str, text: bytes) -> bool:
 
 
 def _make_ssl_context(
-    cert: str | None, key: str | None, client_ca: str | None
+    cert: str | None, key: str | None, client_ca: str | None, *, is_strict: bool
 ) -> ssl.SSLContext | None:
     if cert is None:
         for name, value in (("--key", key), ("--client-ca", client_ca)):
@@ -111,8 +132,12 @@ def _make_ssl_context(
         context.load_cert_chain(cert, key, _refuse_to_ask)
     except (OSError, ValueError) as error:
         raise ValueError(_why_no_certificate(cert, key, error)) from None
-    if fault := find_fault(context):
+    fault = find_fault(context)
+    if fault and is_strict:
         raise ValueError(f"--cert: {fault}")
+    if fault:
+        # A hub that starts with it can be mended by a reload; one that does not start cannot.
+        _log.warning("no client will accept the certificate of --cert: %s", fault)
     if client_ca is not None:
         try:
             context.load_verify_locations(client_ca)

@@ -254,7 +254,7 @@ def serve(context: click.Context, /, **options: Any) -> None:
     for name in ("uds", "host"):
         if options[name] == "":
             raise click.UsageError(f"--{name} is empty")
-    rules = make_rules(options)
+    rules = make_rules(options, is_strict=options["check_config"])
     try:
         server = Server(
             options["host"],

@@ -23,7 +23,7 @@ from .._wire.handshake import (
 from .._wire.registry import WIRES
 from ..errors import ErrorCode, RemoteProtocolError
 from ..events import GoingAway, Hello, Taken, TokenExpiry, TokenOffered, Welcome
-from ..limits import MAX_OPENING_FRAME, PASS_WORK
+from ..limits import MAX_OPENING_FRAME, PASS_WORK, SUBSCRIBE_WORK
 from .access import Publishable, Verb
 from .endpoint import Endpoint
 from .outbox import Outbox
@@ -316,7 +316,8 @@ class ServerProtocol(Endpoint[Hello | Taken | TokenOffered]):
             if names and self._are_granted(names):
                 self._grant(names, work)
                 return
-        self._begin(partial(self._take_runs, self._subscribe), body, Kind.SUBSCRIBE_ACK)
+        take = partial(self._take_runs, self._subscribe, weight=SUBSCRIBE_WORK)
+        self._begin(take, body, Kind.SUBSCRIBE_ACK)
 
     def _on_unsubscribe(self, body: bytes) -> None:
         self._begin(partial(self._take_runs, self._unsubscribe), body, Kind.UNSUBSCRIBE_ACK)
@@ -359,12 +360,15 @@ class ServerProtocol(Endpoint[Hello | Taken | TokenOffered]):
         for code in sorted(set(codes.replace(b"k", b"")) - set(self._refusals)):
             self._refusals += bytes([code])
 
-    def _take_runs(self, take: TakeRun, body: bytes, position: int, codes: list[bytes]) -> int:
-        """Take records run by run."""
+    def _take_runs(
+        self, take: TakeRun, body: bytes, position: int, codes: list[bytes], weight: int = 1
+    ) -> int:
+        """Take records run by run. Each of them is ``weight`` units of work."""
         taken = 0
         most = self._broker.work + PASS_WORK
-        names, stops, counts, error = find_runs(body, position, most=PASS_WORK)
+        names, stops, counts, error = find_runs(body, position, most=PASS_WORK // weight)
         for name, stop, count in zip(names, stops, counts, strict=True):
+            self._broker.work += (weight - 1) * count
             codes.append(take(body, position, stop, name, count))
             taken += count
             position = stop
