@@ -18,7 +18,9 @@ class Nothing:
 def test_denied_subscribes_are_taken_in_small_steps() -> None:
     server = open_server()
     server.access = Nothing()
-    server.receive_data(encode_frame(Kind.SUBSCRIBE, encode("other", b"") * 5_000))
+    names = [f"other{number}" for number in range(5_000)]
+    body = b"".join(encode(name, b"") for name in names)
+    server.receive_data(encode_frame(Kind.SUBSCRIBE, body))
     taken = []
     while (event := server.next_event()) is not NEED_DATA:
         assert isinstance(event, Taken)

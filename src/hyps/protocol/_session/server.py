@@ -394,8 +394,13 @@ class ServerProtocol(Endpoint[Hello | Taken | TokenOffered]):
         channel = self._broker.find(self._outbox, name)
         if channel is not None:
             self._outbox.tell_gap(channel)
+        verdict = self._decide_on_names([name], 0 if channel is not None else 1)
         for content in contents(data, position, count, name):
-            code = self._decide(name, content, is_held=channel is not None)
+            code = verdict
+            # The client itself compares its last position with the one in the answer. The hub only
+            # checks it: later versions of the wire may give other contents a meaning.
+            if code == b"k" and content and not is_position(content):
+                code = b"d"
             if code == b"k":
                 if channel is None:
                     channel = self._broker.subscribe(self._outbox, name)
@@ -404,20 +409,6 @@ class ServerProtocol(Endpoint[Hello | Taken | TokenOffered]):
             else:
                 self._answers.append(pack(name, code))
         return b""
-
-    def _decide(self, name: bytes, content: bytes, *, is_held: bool) -> bytes:
-        """Decide on a SUBSCRIBE of one channel: the code of its answer.
-
-        :param name: UTF-8
-        :param content: the record's message
-        :param is_held: whether the session holds the channel already
-        """
-        code = self._decide_on_names([name], 0 if is_held else 1)
-        # The client itself compares its last position with the one in the answer. The hub only
-        # checks it: later versions of the wire may give other contents a meaning.
-        if code == b"k" and content and not is_position(content):
-            return b"d"
-        return code
 
     def _decide_on_names(self, names: list[bytes], new: int) -> bytes:
         """Decide whether the session may hold channels: this is the one place that does.
