@@ -150,6 +150,47 @@ async def test_a_faulty_file_is_refused_and_the_old_one_stays(tmp_path: Path) ->
     assert "Traceback" not in errors
 
 
+async def test_a_certificate_that_has_expired_is_told_at_the_start(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    files.renew_certificate(not_after=datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC))
+    files.write('["old"]')
+    with serving("--config", files.config) as (url, hub):
+        line = await in_thread(hub.read_line, hub.process.stderr)
+        assert "no client will accept the certificate" in line
+        assert "expired" in line
+        # It can be mended without a restart.
+        files.renew_certificate()
+        await hang_up(hub)
+        async with hyps.connect(url, token="old", ssl_context=files.trust()):
+            pass
+
+
+async def test_a_file_that_is_cut_off_lets_nobody_in(tmp_path: Path) -> None:
+    config = tmp_path / "hub.toml"
+    config.write_text('[limits]\nmax_sessions = 50\n[[clients]]\nname = "web"\ntoken = "secret"\n')
+    with serving("--config", str(config)) as (url, hub):
+        for text in ("", "[limits]\nmax_sessions = 1\n", "clients = []", "token = ''"):
+            config.write_text(text)
+            await hang_up(hub, expect="not reloaded")
+        config.write_text("[limits]\nmax_sessions = 1\n[jwt]\n")
+        await hang_up(hub, expect="not reloaded: ")
+        with pytest.raises(hyps.AuthenticationFailed):
+            await hyps.connect(url).connect()
+        # Nothing of those files has taken effect.
+        async with hyps.connect(url, token="secret"), hyps.connect(url, token="secret"):
+            pass
+
+
+async def test_each_reload_that_fails_is_told(tmp_path: Path) -> None:
+    config = tmp_path / "hub.toml"
+    config.write_text("")
+    with serving("--config", str(config)) as (_, hub):
+        config.write_text("\n".join(f"unknown{number} = 1" for number in range(20)))
+        for _ in range(3):
+            lines = await hang_up(hub, expect="unknown19")
+            assert sum("not reloaded" in line for line in lines) == 20
+
+
 async def test_what_needs_a_restart_is_told(tmp_path: Path) -> None:
     files = Files(tmp_path)
     files.write('["old"]')

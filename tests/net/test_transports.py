@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import socket
@@ -13,10 +14,20 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
-from support.helpers import begin, hub_at, memory_client, port_of, take_data, wait_until
+from anyio.lowlevel import checkpoint
+from support.helpers import (
+    begin,
+    hub_at,
+    let_others_run,
+    memory_client,
+    port_of,
+    take_data,
+    wait_until,
+)
 from support.peers import Peer, scripted_hub
 
 import hyps
+from hyps._net.sockets import adopt
 from hyps.protocol import Limits
 
 if TYPE_CHECKING:
@@ -404,3 +415,25 @@ async def test_a_client_outlives_the_task_that_connected_it(
             tasks.start_soon(client.connect)
         await client.publish("a", b"")
         await client.shutdown()
+
+
+async def test_what_nobody_reads_stays_with_the_sender() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+    with theirs:
+        theirs.setblocking(False)
+        ours.setblocking(False)
+        # It is there before anybody reads.
+        theirs.send(bytes(65_536))
+        transport = await adopt(ours)
+        async with transport.stream:
+            await let_others_run()
+            await transport.stream.receive(65_536)
+            sent = 0
+            for _ in range(2_000):
+                with contextlib.suppress(BlockingIOError):
+                    sent += theirs.send(bytes(65_536))
+                await checkpoint()
+    # What the buffers of the system take, and one read.
+    assert sent < 32 * 1024 * 1024

@@ -243,3 +243,42 @@ async def test_a_bug_ends_one_request(
         assert (await talk.ask("GET", "/healthz")).status == 200
         monkeypatch.undo()
     assert warned(caplog, LOG) == ["/connz: internal error"]
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("http://localhost:8788/connz", 200),
+        ("http://127.0.0.1/connz", 200),
+        ("http://evil.example/connz", 403),
+        ("http://user@localhost/connz", 403),
+    ],
+)
+async def test_the_host_in_a_target_is_what_counts(target: str, status: int) -> None:
+    async with hub_with_http() as (_, url), talking(url) as talk:
+        await talk.stream.send(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert (await talk.stream.receive()).startswith(b"HTTP/1.1 %d " % status)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "localhost:x", "evil.example"])
+async def test_a_host_that_is_not_this_machine(host: str) -> None:
+    async with hub_with_http() as (_, url):
+        assert (await ask(url, "GET", "/connz", {"Host": host})).status == 403
+
+
+async def test_two_lengths_of_a_body() -> None:
+    async with hub_with_http() as (server, url), talking(url) as talk:
+        await talk.stream.send(
+            b"POST /publish/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        )
+        assert (await talk.stream.receive()).startswith(b"HTTP/1.1 400 ")
+        assert server.broker.published == 0
+
+
+@pytest.mark.parametrize("query", ["a=1;token=x", "a=1&TOKEN=x", "%74oken=x"])
+async def test_a_token_that_hides_in_a_url(query: str) -> None:
+    async with hub_with_http() as (_, url):
+        response = await ask(url, "GET", f"/healthz?{query}")
+        assert response.status == 400
+        assert "Authorization" in response.json["error"]

@@ -168,7 +168,7 @@ async def test_a_bug_in_the_hub(caplog: pytest.LogCaptureFixture) -> None:
     [
         ({"token": TOKEN}, None, "auth", "a token is required"),
         ({"token": TOKEN}, "guess", "auth", "the token is wrong"),
-        ({"authenticate": by_token}, "guess", "auth", "it is not known here"),
+        ({"authenticate": by_token}, "guess", "auth", "the token is not known here"),
         ({"limits": Limits(max_sessions=1)}, None, "limit", "there are as many sessions as may be"),
     ],
 )
@@ -210,7 +210,7 @@ async def test_who_does_not_come_over_a_session(caplog: pytest.LogCaptureFixture
         "address": "192.0.2.1",
         "client": "curl",
         "code": "auth",
-        "reason": "it is not known here",
+        "reason": "the token is not known here",
     }
 
 

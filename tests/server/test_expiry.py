@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 from support.helpers import take_data, wait_until, warned
-from support.peers import connect_raw, frame
+from support.peers import connect_raw, frame, subscribe_frame
 
 import hyps
 from hyps import Credentials, Grants
@@ -193,6 +193,45 @@ async def test_when_nobody_can_tell_the_old_token_counts_until_it_ends(scheme: s
         await wait_until(lambda: len(issuer.asked) > 1)
         await client.publish("news", b"")
         assert len(server.broker.sessions) == 1
+
+
+@pytest.mark.native_wire
+async def test_a_refusal_that_is_due_survives_other_rules(scheme: str) -> None:
+    issuer = Issuer()
+    async with (
+        hyps.Server(port=0, authenticate=issuer.authenticate) as server,
+        await connect_raw(server.urls[0]) as peer,
+    ):
+        hello = frame(Kind.HELLO, client="x", token=issuer.issue(60.0), features=["auth"])
+        await peer.send(PREFACE, hello)
+        await peer.expect(Kind.WELCOME)
+        await peer.send(frame(Kind.AUTH, token="wrong"))
+        await wait_until(lambda: "wrong" in issuer.asked)
+        await server.set_authentication(authenticate=issuer.authenticate)
+        error = await peer.expect_fields(Kind.ERROR)
+        assert error["code"] == "auth"
+
+
+@pytest.mark.native_wire
+async def test_what_is_queued_does_not_outlive_the_token(scheme: str) -> None:
+    issuer = Issuer()
+    async with (
+        hyps.Server(port=0, authenticate=issuer.authenticate) as server,
+        await connect_raw(server.urls[0]) as peer,
+        hyps.connect(server.urls[0], token=issuer.issue(60.0)) as writer,
+    ):
+        hello = frame(Kind.HELLO, client="x", token=issuer.issue(), features=["auth"])
+        await peer.send(PREFACE, hello)
+        await peer.expect(Kind.WELCOME)
+        await peer.send(subscribe_frame("news"))
+        await peer.expect(Kind.SUBSCRIBE_ACK)
+        for _ in range(60):
+            await writer.publish("news", bytes(200_000))
+        await wait_until(lambda: len(server.broker.sessions) == 1)
+        read = 0
+        while (found := await peer.next_frame())[0] is not Kind.ERROR:
+            read += found[0] is Kind.MESSAGES
+        assert read < 60
 
 
 @pytest.mark.parametrize("kind", ["raises", "none", "number", "late"])

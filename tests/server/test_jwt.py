@@ -122,6 +122,12 @@ REFUSED: dict[str, tuple[Callable[[], str], str]] = {
     "grants that are none": (lambda: sign(hyps_publish=5), "publish"),
     "a pattern that is none": (lambda: sign(hyps_subscribe=["a*b"]), "pattern"),
     "an admin who is none": (lambda: sign(hyps_admin="false"), "hyps_admin must be true or false"),
+    "grants as an object": (lambda: sign(hyps_publish={"*": 1}), "publish"),
+    "a sub that is empty": (lambda: sign(sub=""), "sub"),
+    "a header that quotes no text": (
+        lambda: jwt.encode(claims(), ED, "EdDSA", headers={"crit": ["\ud800"]}),
+        "valid",
+    ),
     "grants in one text": (lambda: sign(hyps_publish="news"), "publish"),
     "an audience that is not ours": (lambda: sign(aud="others"), "audience"),
     "no token at all": (lambda: "a.b.c", "signed|valid"),

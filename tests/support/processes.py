@@ -81,11 +81,11 @@ class Running:
 
 
 def without_audit(lines: str) -> str:
-    """Leave out what a hub's audit log says of sessions that opened and ended."""
+    """Leave out what a hub's log says of sessions that open and end, and that it asks to leave."""
     return "".join(
         line
         for line in lines.splitlines(keepends=True)
-        if not re.search(" INFO session (opened|ended) ", line)
+        if not re.search(" INFO (session (opened|ended)|shutting down:) ", line)
     )
 
 

@@ -15,7 +15,7 @@ from .._net.dialling import make_wire
 from .._net.tls import check_hostname
 from .._text import one_line
 from .._version import __version__
-from ..protocol import ClientProtocol, Gap, HypsError, Limits, Message
+from ..protocol import ClientProtocol, Gap, HypsError, Limits, Message, PermissionDenied
 from ..protocol._records.encoding import pairs
 from .connection import Batches
 from .memberships import Memberships
@@ -338,7 +338,10 @@ class Client:
             operation = connection.note_and_flush(connection.protocol.publish(channel, data))
         finally:
             connection.let_in()
-        await connection.answered(operation)
+        try:
+            await connection.answered(operation)
+        except PermissionDenied as error:
+            raise PermissionDenied(f"{error}: {channel!r}") from None
 
     async def publish_many(self, messages: Iterable[tuple[str, Data] | Message]) -> None:
         """Publish messages in order; returns when the hub has ACKed all of them.

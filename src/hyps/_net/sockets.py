@@ -9,7 +9,7 @@ import struct
 import sys
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
 from anyio.abc import SocketAttribute, SocketStream, UNIXSocketStream
@@ -134,14 +134,29 @@ async def adopt(raw: socket.socket) -> Transport:
     try:
         if raw.family in (socket.AF_INET, socket.AF_INET6):
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return Transport(await SocketStream.from_socket(raw), raw)
-        return Transport(await UNIXSocketStream.from_socket(raw), raw)
+            return Transport(_paused(await SocketStream.from_socket(raw)), raw)
+        return Transport(_paused(await UNIXSocketStream.from_socket(raw)), raw)
     except ValueError as error:
         raw.close()
         raise ConnectionResetError(str(error)) from error
     except BaseException:
         raw.close()
         raise
+
+
+_Stream = TypeVar("_Stream", bound=SocketStream)
+
+
+def _paused(stream: _Stream) -> _Stream:
+    """Let the transport read only while somebody waits for bytes.
+
+    AnyIO does so with streams that it connects, and forgets it with those that it wraps: whoever
+    sends faster than is read would fill the memory.
+    """
+    transport = getattr(stream, "_transport", None)
+    if transport is not None and not transport.is_closing():
+        transport.pause_reading()
+    return stream
 
 
 @contextmanager

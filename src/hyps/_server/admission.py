@@ -81,6 +81,7 @@ class Admission:
         "_gate",
         "_grants",
         "_host",
+        "_is_refused",
         "_observer",
         "_protocol",
         "_resume",
@@ -106,6 +107,8 @@ class Admission:
         self._resume = resume
         self._credentials: Credentials
         self._grants = _NOTHING
+        # Whether the client is about to be told that it is refused.
+        self._is_refused = False
         # What tick() will do, and the alarm for it.
         self._due: Callable[[], object]
         self._alarm: Alarm | None = None
@@ -170,6 +173,7 @@ class Admission:
         left = _seconds_left(self._grants)
         delay = delay if left is None else min(delay, left)
         self._at(now + delay, partial(self._fail, why))
+        self._is_refused = True
 
     def _tell_refusal(self, what: str, code: str, why: str) -> None:
         if self._observer is not None:
@@ -200,8 +204,8 @@ class Admission:
 
     async def review(self) -> None:
         """Decide what the client may do by the rules of now, which have changed."""
-        if self._protocol.state is State.GREETED and self._alarm is not None:
-            # It was about to be told that it is refused.
+        if self._protocol.state is State.GREETED and self._is_refused:
+            self._is_refused = False
             self._drop_alarm()
             await self._identify()
         if self._protocol.state not in _OPENED or self._observer is None:
@@ -231,17 +235,24 @@ class Admission:
     def _watch_expiry(self) -> None:
         """Set the alarm for the warning before the grants expire."""
         left = _seconds_left(self._grants)
-        if left is None:
+        if self._is_refused:
+            pass  # that alarm is earlier
+        elif left is None:
             self._drop_alarm()
         else:
             lead = min(_LONGEST_WARNING, left / 4)
             self._at(self._engine.clock.now() + left - lead, partial(self._warn, lead))
 
     def _warn(self, left: float) -> None:
-        self._at(self._engine.clock.now() + left, partial(self._fail, "the token has expired"))
+        self._at(self._engine.clock.now() + left, self._expire)
         if left >= _SHORTEST_WARNING and not self._protocol.tell_expiry(left):
             # A new token takes a new session.
             self._go_away("the token expires")
+
+    def _expire(self) -> None:
+        # What is queued is for a client that may not have it any more.
+        self._protocol.revoke()
+        self._fail("the token has expired")
 
     def _go_away(self, reason: str) -> None:
         if self._observer is not None:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 REASONS: Final = ("token", "limit", "error", "tls", "crowd")
 
 
+#: Characters of a name that operators see. Clients choose theirs, and there are many rows.
+_MAX_NAME: Final = 200
+
+
 class Entry:
     """A connection that runs a session, or may open one.
 
@@ -78,8 +82,8 @@ class Entry:
 
     def open(self, client: str, identity: str) -> None:
         """Note that the session has opened."""
-        self.client = client
-        self.identity = identity
+        self.client = client[:_MAX_NAME]
+        self.identity = identity[:_MAX_NAME]
         self.opened_at = time.monotonic()
         self._census.opened += 1
 

@@ -120,7 +120,8 @@ class Gate:
             rules = self._rules
             if rules.authenticate is None:
                 return self.admit_now(credentials)
-            grants = await self._ask(ask(rules.authenticate, credentials, self.timeout), who)
+            answer = ask(rules.authenticate, credentials, self.timeout)
+            grants = await self._ask(answer, credentials, who)
             # By the rules of now: they may have changed meanwhile.
             if rules is self._rules:
                 return grants
@@ -145,11 +146,13 @@ class Gate:
                     return EVERYBODY if rules.token is None else BEARER
                 raise Refused("it is not known here any more")
             answer = review(rules.authenticate, credentials, grants, self.timeout)
-            grants_now = await self._ask(answer, who)
+            grants_now = await self._ask(answer, credentials, who)
             if rules is self._rules:
                 return grants_now
 
-    async def _ask(self, answer: Awaitable[Grants | None], who: Mapping[str, Any]) -> Grants:
+    async def _ask(
+        self, answer: Awaitable[Grants | None], credentials: Credentials, who: Mapping[str, Any]
+    ) -> Grants:
         try:
             grants = await answer
         except AuthenticationFailed as error:
@@ -160,7 +163,7 @@ class Gate:
             self._log.exception("authenticating failed", **who)
         else:
             if grants is None:
-                raise Refused("it is not known here")
+                raise Refused(_why_unknown(credentials))
             if grants.expires_at is not None and grants.expires_at <= time.time():
                 raise Refused("the token has expired")
             return grants
@@ -169,3 +172,11 @@ class Gate:
     def penalize(self, host: str, now: float) -> float:
         """Return the seconds to wait before telling a client that it is refused."""
         return self._penalties.impose(host, now)
+
+
+def _why_unknown(credentials: Credentials) -> str:
+    if credentials.token is not None:
+        return "the token is not known here"
+    if credentials.certificate is not None:
+        return "the name in the certificate is not known here"
+    return "a token is required"

@@ -6,6 +6,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from .._errors import AuthenticationFailed
+from .._text import one_line
 from .identity import Grants
 
 if TYPE_CHECKING:
@@ -84,8 +85,8 @@ class JWTVerifier:
 
 
 def _why(error: Exception) -> str:
-    # None of PyJWT's texts quotes the token.
-    return f"the token is not valid: {str(error)[:200].lower()}"
+    # PyJWT quotes parts of the header, which anybody can write.
+    return f"the token is not valid: {one_line(str(error), 200).lower()}"
 
 
 def _read_grants(claims: dict[str, Any]) -> Grants:
@@ -95,14 +96,26 @@ def _read_grants(claims: dict[str, Any]) -> Grants:
         raise AuthenticationFailed("the token is not valid: hyps_admin must be true or false")
     try:
         return Grants(
-            name=claims["sub"],
-            subscribe=claims.get("hyps_subscribe", ()),
-            publish=claims.get("hyps_publish", ()),
+            name=_text(claims["sub"]),
+            subscribe=_patterns(claims.get("hyps_subscribe", [])),
+            publish=_patterns(claims.get("hyps_publish", [])),
             admin=admin,
             expires_at=float(claims["exp"]),
         )
     except (TypeError, ValueError, OverflowError) as error:
         raise AuthenticationFailed(f"the token is not valid: {str(error)[:200]}") from None
+
+
+def _text(value: Any) -> str:
+    if not value or not isinstance(value, str):
+        raise ValueError("sub must be a name")
+    return value
+
+
+def _patterns(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError("hyps_subscribe and hyps_publish must be lists of patterns")
+    return tuple(value)
 
 
 def _read(key: bytes, algorithms: Sequence[str]) -> tuple[Any, list[str]]:

@@ -257,6 +257,8 @@ class Server(anyio.AsyncContextManagerMixin):
     async def _leave(self, listeners: Sequence[SocketListener]) -> None:
         """Stop accepting, ask all clients to leave, and give them time to do so."""
         self._state = "draining"
+        if sessions := len(self._broker.sessions):
+            self._log.info("shutting down: %d sessions are asked to leave", sessions)
         self._remove_socket()
         # Spread their return: the hub that they go to should not have to open all sessions at once.
         for number, pump in enumerate(self._pumps):

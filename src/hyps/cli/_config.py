@@ -112,6 +112,8 @@ class _Reader:
             return config
         tokens: list[tuple[str, object]] = []
         names: list[tuple[str, object]] = []
+        if "clients" in found and not clients:
+            self._fault("clients", "there are none, so that the hub would let everybody in")
         for number, client in enumerate(clients, 1):
             place = f"clients[{number}]"
             read = self._read_client(place, client)

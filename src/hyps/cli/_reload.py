@@ -36,7 +36,8 @@ class Reloader:
         self._parent = context.parent
         self._arguments = list(arguments)
         self._options: dict[str, Any] = context.params
-        self._log = Log("hyps.server")
+        # An operator's own doing is told however often it happens.
+        self._log = Log("hyps.server", burst=10_000, interval=0.001)
 
     async def run(self, server: Server) -> None:
         """Watch for the signal until cancelled."""
@@ -49,29 +50,32 @@ class Reloader:
     async def reload(self, server: Server) -> None:
         """Apply what the options and the file say now; if they are faulty, log why."""
         systemd.reloading()
+        status = "not reloaded: see the log"
         try:
-            await self._reload(server)
+            if await self._reload(server):
+                status = f"listening at {', '.join(server.urls)}"
         finally:
-            systemd.ready(f"listening at {', '.join(server.urls)}")
+            systemd.ready(status)
 
-    async def _reload(self, server: Server) -> None:
+    async def _reload(self, server: Server) -> bool:
         try:
             with self._command.make_context(
                 self._name, list(self._arguments), parent=self._parent
             ) as context:
                 options = context.params
-                rules = make_rules(context)
+                rules = make_rules(context, is_strict=True)
             await rules.apply(server)
         except (click.ClickException, ValueError) as error:
             why = error.format_message() if isinstance(error, click.ClickException) else str(error)
             faults = error.faults if isinstance(error, ConfigFaults) else [one_line(why)]
             for fault in faults:
                 self._log.error("not reloaded: %s", fault)
-            return
+            return False
         except Exception:
             self._log.exception("not reloaded: internal error")
-            return
+            return False
         for name in sorted(options.keys() - _CHANGEABLE):
             if options[name] != self._options[name]:
                 self._log.warning("%s has changed, and needs a restart", name)
         self._log.info("reloaded")
+        return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -12,6 +13,7 @@ from .. import Grants, InvalidURL
 from .._net.addresses import parse_host_and_port
 from .._net.tls import find_fault
 from .._server.clients import ClientTable
+from ..protocol import ClientProtocol
 from ._certificates import WrongFile, load_chain
 from ._faults import Faults
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
     from .. import Limits, Server
     from .._server.identity import Authenticate
+
+_log: Final = logging.getLogger("hyps.server")
 
 #: What clients with a certificate may do if no table says more.
 _CERTIFIED: Final = Grants(subscribe=("*",), publish=("*",))
@@ -45,6 +49,15 @@ class Rules:
 
         :raises ValueError: if the hub cannot; then nothing has changed
         """
+        is_certified = (
+            self.ssl_context is not None and self.ssl_context.verify_mode == ssl.CERT_REQUIRED
+        )
+        asks = self.token is not None or self.authenticate is not None or is_certified
+        if server.asks_for != "nothing" and not asks:
+            # A file that is being written can be cut off after any table.
+            raise ValueError(
+                "the hub would let everybody in, which takes a restart: is the file complete?"
+            )
         before = server.broker.limits
         server.set_limits(self.limits)
         try:
@@ -55,10 +68,11 @@ class Rules:
         await server.set_authentication(token=self.token, authenticate=self.authenticate)
 
 
-def make_rules(context: click.Context, *, has_sockets: bool = False) -> Rules:
+def make_rules(context: click.Context, *, is_strict: bool, has_sockets: bool = False) -> Rules:
     """Make the rules that the options of ``hyps serve`` say, and check the other options.
 
     :param context: of the command
+    :param is_strict: whether a certificate that has expired is an error and no warning
     :param has_sockets: whether systemd passes the sockets to listen at
     :raises ConfigFaults: if the configuration file is wrong
     :raises click.UsageError: if other options are
@@ -70,11 +84,18 @@ def make_rules(context: click.Context, *, has_sockets: bool = False) -> Rules:
     ssl_context = None
     if faults.are_sound("cert", "key", "client_ca"):
         try:
-            ssl_context = _make_ssl_context(options["cert"], options["key"], client_ca, faults)
+            ssl_context = _make_ssl_context(
+                options["cert"], options["key"], client_ca, faults, is_strict=is_strict
+            )
         except WrongFile as error:
             faults.add(error.option, str(error))
     clients = config.clients if config is not None else []
     jwt = config.jwt if config is not None else None
+    try:
+        # For its errors: the hub must not find out when it has applied the rest.
+        ClientProtocol(token=token)
+    except ValueError as error:
+        faults.add("token", str(error))
     authenticate = None
     if clients or jwt is not None or (client_ca is not None and token is None):
         if token is not None and faults.are_sound("token"):
@@ -110,7 +131,7 @@ def _check_addresses(context: click.Context, faults: Faults, has_sockets: bool) 
 
 
 def _make_ssl_context(
-    cert: str | None, key: str | None, client_ca: str | None, faults: Faults
+    cert: str | None, key: str | None, client_ca: str | None, faults: Faults, *, is_strict: bool
 ) -> ssl.SSLContext | None:
     if cert is None:
         for name, value in (("key", key), ("client_ca", client_ca)):
@@ -119,8 +140,12 @@ def _make_ssl_context(
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     load_chain(context, cert, key, call_key=faults.call("key", "cert"))
-    if fault := find_fault(context):
+    fault = find_fault(context)
+    if fault and is_strict:
         faults.add("cert", fault)
+    elif fault:
+        # A hub that starts with it can be mended by a reload; one that does not start cannot.
+        _log.warning("no client will accept the certificate of --cert: %s", fault)
     if client_ca is not None:
         try:
             context.load_verify_locations(client_ca)

@@ -246,7 +246,7 @@ def serve(context: click.Context, /, **options: Any) -> None:
     passed = take_sockets()
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     uds_mode = options["uds_mode"]
-    rules = make_rules(context, has_sockets=bool(passed.hub))
+    rules = make_rules(context, is_strict=options["check_config"], has_sockets=bool(passed.hub))
     try:
         server = Server(
             options["host"],

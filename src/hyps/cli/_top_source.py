@@ -21,6 +21,9 @@ _TIMEOUT: Final = 5.0
 #: Bytes of an answer, at most: thousands of sessions take some hundred bytes each.
 _MAX_ANSWER: Final = 8 * 1024 * 1024
 
+#: Sessions that are shown, at most: more than any terminal has lines.
+_MOST: Final = 1_000
+
 #: Characters of what a hub says of an error.
 _MAX_REASON: Final = 200
 
@@ -108,7 +111,7 @@ def parse(body: bytes) -> Snapshot:
             queued=int(_number(hub, "queued")),
             rates=Rates(hub.get("rates")),
         ),
-        tuple([_parse_session(each) for each in sessions if isinstance(each, dict)]),
+        tuple([_parse_session(each) for each in sessions[:_MOST] if isinstance(each, dict)]),
     )
 
 
@@ -125,7 +128,7 @@ def _parse_session(found: dict[str, Any]) -> Session:
         channels=int(_number(found, "channels")),
         queued=int(_number(found, "queued")),
         missed=int(_number(found, "missed")),
-        round_trip=float(round_trip) if isinstance(round_trip, int | float) else None,
+        round_trip=None if round_trip is None else _number(found, "round_trip"),
         rates=Rates(found.get("rates")),
     )
 

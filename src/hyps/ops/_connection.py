@@ -125,6 +125,9 @@ class Connection:
         method = event.method.decode("ascii")
         self._is_head = method == "HEAD"
         request = Request(method, event.target, list(event.headers), self._host)
+        if request.values(b"content-length") and request.values(b"transfer-encoding"):
+            # A proxy may see two requests where h11 sees one.
+            raise Refusal(400, "there are both Content-Length and Transfer-Encoding")
         if not (request.read_length() or request.values(b"transfer-encoding")):
             # There is no body. So the connection can be used again, whatever the answer is.
             await self._next_event()

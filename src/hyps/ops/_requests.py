@@ -6,7 +6,7 @@ import ipaddress
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qsl, unquote_to_bytes
+from urllib.parse import parse_qsl, unquote, unquote_to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,10 +72,12 @@ class Request:
         self.method: str = method
         self.host: str = host
         self._headers = headers
+        # The authority of a target in absolute form, which goes before the header Host.
+        self._authority: bytes | None = None
         if not target.startswith(b"/"):
-            # The absolute form, which proxies are sent.
             _, _, rest = target.partition(b"://")
-            target = b"/" + rest.partition(b"/")[2]
+            self._authority, _, rest = rest.partition(b"/")
+            target = b"/" + rest
         path, self.has_query, query = target.partition(b"?")
         #: Still with its escapes.
         self.path: bytes = path
@@ -97,7 +99,8 @@ class Request:
         except ValueError:
             raise Refusal(400, "the URL's parameters are malformed") from None
         found = dict(pairs)
-        if not _TOKENS.isdisjoint(map(str.lower, found)):
+        names = re.split(r"[&;]", unquote(self._query.decode("ascii")).lower())
+        if not _TOKENS.isdisjoint(name.partition("=")[0] for name in names):
             raise Refusal(400, "a token in a URL: it belongs into the header Authorization")
         if len(found) < len(pairs):
             raise Refusal(400, "a parameter occurs twice")
@@ -155,9 +158,9 @@ class Request:
         """
         if not is_loopback(self.host) or any(map(self.values, _FORWARDED)):
             return "it does not come from this machine"
-        hosts = self.values(b"host")
+        hosts = self.values(b"host") if self._authority is None else [self._authority]
         if len(hosts) != 1 or not _is_literal(hosts[0]):
-            return "its Host is neither localhost nor an address"
+            return "its Host is neither localhost nor an address of this machine"
         sites = self.values(b"sec-fetch-site")
         if self.values(b"origin") or not {b"none", b"same-origin"}.issuperset(sites):
             return "a web page sends it"
@@ -193,11 +196,7 @@ def _is_literal(host: bytes) -> bool:
         if not bracket or not re.fullmatch(r"(:\d+)?", port):
             return False
     else:
-        name, _, port = name.partition(":")
-    if name.lower() == "localhost":
-        return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+        name, colon, port = name.partition(":")
+        if colon and not re.fullmatch(r"\d+", port):
+            return False
+    return name.lower() == "localhost" or is_loopback(name)

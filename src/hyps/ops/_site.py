@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
+import anyio
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import choose_encoder
@@ -46,6 +48,9 @@ _NOT_READY: Final = {
 #: Seconds after which to try again what cannot be decided now.
 _TRY_AGAIN: Final = {"Retry-After": "1"}
 
+#: Bytes of the header Accept that are looked at.
+_MAX_ACCEPT: Final = 1_000
+
 #: The longest name of a client that is passed on to ``authenticate``, in characters.
 _MAX_NAME: Final = 200
 
@@ -80,6 +85,7 @@ class Site:
         self.delay: LoopDelay = LoopDelay()
         self.rates: Rates = Rates(server)
         self._tables = Tables(server, self.rates)
+        self._turn = anyio.Lock()
         self._requests: Counter[tuple[str, int]] = Counter()
         self._registry = CollectorRegistry()
         self._registry.register(Collector(server))
@@ -154,14 +160,18 @@ class Site:
             raise Refusal(503, _NOT_READY[state], _TRY_AGAIN)
 
     async def _answer_metrics(self, request: Request, connection: Connection) -> Reply:
-        accept = b",".join(request.values(b"accept")).decode("latin-1")
-        try:
-            encode, content_type = choose_encoder(accept)
-            body = encode(self._registry)
-        except Exception:
-            # What the client accepts is malformed: a version that is no number, for one.
-            encode, content_type = choose_encoder("")
-            body = encode(self._registry)
+        accept = b",".join(request.values(b"accept"))[:_MAX_ACCEPT].decode("latin-1")
+        # Anybody may ask. One after the other, and at most half of the time goes into answering.
+        async with self._turn:
+            began = time.perf_counter()
+            try:
+                encode, content_type = choose_encoder(accept)
+                body = encode(self._registry)
+            except Exception:
+                # What the client accepts is malformed: a version that is no number, for one.
+                encode, content_type = choose_encoder("")
+                body = encode(self._registry)
+            await anyio.sleep(time.perf_counter() - began)
         return Reply(200, body, content_type)
 
     async def _answer_sessions(self, request: Request, connection: Connection) -> Reply:
@@ -183,8 +193,8 @@ class Site:
             if (request.read_length() or 0) > most:
                 raise Refusal(413, f"a message may have {most} bytes")
             body = await connection.read_body(most)
-            if self._server.rules is not rules:
-                # They have changed while the body was on its way.
+            if self._server.rules is not rules or grants.expires_at is not None:
+                # They may have changed or expired while the body was on its way.
                 grants = await self._find_publisher(request, connection)
             post(self._server, grants, channel, body)
         except PermissionDenied:

@@ -128,6 +128,8 @@ class Refusal:
     def error(self) -> HypsError:
         """Return the exception for this refusal."""
         kind, why = _REFUSALS.get(self.code, (HypsError, "refused with an unknown code"))
+        if self.channel is not None:
+            why += f": {self.channel!r}"
         if kind is PermissionDenied and self.held is not None:
             why += f": the session holds {self.held} channels, the most that the hub allows"
         return kind(f"the hub answered {self.code.decode('latin-1')!r}: {why}")

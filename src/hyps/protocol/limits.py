@@ -33,6 +33,9 @@ MAX_PONGS: Final = 16
 #: record that is taken is one unit, and so is a run that is handed to a subscriber.
 PASS_WORK: Final = 4_096
 
+#: Units of work in deciding on a record of SUBSCRIBE by itself.
+SUBSCRIBE_WORK: Final = 8
+
 #: Units of work in looking at a frame, whatever is in it.
 FRAME_WORK: Final = 8
 

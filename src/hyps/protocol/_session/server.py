@@ -23,7 +23,7 @@ from .._wire.handshake import (
 from .._wire.registry import WIRES
 from ..errors import ErrorCode, RemoteProtocolError
 from ..events import GoingAway, Hello, Taken, TokenExpiry, TokenOffered, Welcome
-from ..limits import MAX_OPENING_FRAME, PASS_WORK
+from ..limits import MAX_OPENING_FRAME, PASS_WORK, SUBSCRIBE_WORK
 from .access import Publishable, Verb
 from .endpoint import Endpoint
 from .outbox import Outbox
@@ -316,7 +316,8 @@ class ServerProtocol(Endpoint[Hello | Taken | TokenOffered]):
             if names and self._are_granted(names):
                 self._grant(names, work)
                 return
-        self._begin(partial(self._take_runs, self._subscribe), body, Kind.SUBSCRIBE_ACK)
+        take = partial(self._take_runs, self._subscribe, weight=SUBSCRIBE_WORK)
+        self._begin(take, body, Kind.SUBSCRIBE_ACK)
 
     def _on_unsubscribe(self, body: bytes) -> None:
         self._begin(partial(self._take_runs, self._unsubscribe), body, Kind.UNSUBSCRIBE_ACK)
@@ -359,12 +360,15 @@ class ServerProtocol(Endpoint[Hello | Taken | TokenOffered]):
         for code in sorted(set(codes.replace(b"k", b"")) - set(self._refusals)):
             self._refusals += bytes([code])
 
-    def _take_runs(self, take: TakeRun, body: bytes, position: int, codes: list[bytes]) -> int:
-        """Take records run by run."""
+    def _take_runs(
+        self, take: TakeRun, body: bytes, position: int, codes: list[bytes], weight: int = 1
+    ) -> int:
+        """Take records run by run. Each of them is ``weight`` units of work."""
         taken = 0
         most = self._broker.work + PASS_WORK
-        names, stops, counts, error = find_runs(body, position, most=PASS_WORK)
+        names, stops, counts, error = find_runs(body, position, most=PASS_WORK // weight)
         for name, stop, count in zip(names, stops, counts, strict=True):
+            self._broker.work += (weight - 1) * count
             codes.append(take(body, position, stop, name, count))
             taken += count
             position = stop
@@ -390,8 +394,13 @@ class ServerProtocol(Endpoint[Hello | Taken | TokenOffered]):
         channel = self._broker.find(self._outbox, name)
         if channel is not None:
             self._outbox.tell_gap(channel)
+        verdict = self._decide_on_names([name], 0 if channel is not None else 1)
         for content in contents(data, position, count, name):
-            code = self._decide(name, content, is_held=channel is not None)
+            code = verdict
+            # The client itself compares its last position with the one in the answer. The hub only
+            # checks it: later versions of the wire may give other contents a meaning.
+            if code == b"k" and content and not is_position(content):
+                code = b"d"
             if code == b"k":
                 if channel is None:
                     channel = self._broker.subscribe(self._outbox, name)
@@ -400,20 +409,6 @@ class ServerProtocol(Endpoint[Hello | Taken | TokenOffered]):
             else:
                 self._answers.append(pack(name, code))
         return b""
-
-    def _decide(self, name: bytes, content: bytes, *, is_held: bool) -> bytes:
-        """Decide on a SUBSCRIBE of one channel: the code of its answer.
-
-        :param name: UTF-8
-        :param content: the record's message
-        :param is_held: whether the session holds the channel already
-        """
-        code = self._decide_on_names([name], 0 if is_held else 1)
-        # The client itself compares its last position with the one in the answer. The hub only
-        # checks it: later versions of the wire may give other contents a meaning.
-        if code == b"k" and content and not is_position(content):
-            return b"d"
-        return code
 
     def _decide_on_names(self, names: list[bytes], new: int) -> bytes:
         """Decide whether the session may hold channels: this is the one place that does.

@@ -120,7 +120,7 @@ def decode_expiry(body: bytes) -> TokenExpiry:
 
 def encode_goaway(event: GoingAway) -> bytes:
     """Encode the body of GOAWAY; a reason that is too long is cut off."""
-    return dump(reason=event.reason[:MAX_REASON], reconnect_after=event.reconnect_after)
+    return dump(reason=_sendable(event.reason), reconnect_after=event.reconnect_after)
 
 
 def decode_goaway(body: bytes) -> GoingAway:
@@ -133,12 +133,17 @@ def decode_goaway(body: bytes) -> GoingAway:
     return GoingAway(fields.text("reason"), delay)
 
 
+def _sendable(text: str) -> str:
+    """Cut a text off, and escape what has no UTF-8 form: the other end would refuse all of it."""
+    return text[:MAX_REASON].encode("utf-8", "backslashreplace").decode()
+
+
 def encode_error(error: PeerError, versions: Sequence[int] | None = None) -> bytes:
     """Encode the body of ERROR; a message that is too long is cut off.
 
     :param versions: the versions of the wire that this end speaks, if the peer's is not among them
     """
-    return dump(code=error.code, message=error.message[:MAX_REASON], versions=versions)
+    return dump(code=error.code, message=_sendable(error.message), versions=versions)
 
 
 def decode_error(body: bytes) -> PeerError:
