@@ -34,7 +34,7 @@ class TCPAddress:
 
     @property
     def tls(self) -> bool:
-        return self.scheme in ("hypss", "https")
+        return self.scheme in ("hypss", "https", "rediss")
 
     @property
     def is_http(self) -> bool:
@@ -51,12 +51,13 @@ class TCPAddress:
 
 @dataclass(frozen=True, slots=True)
 class UnixAddress:
-    """A Unix socket."""
+    """A Unix socket, and what is spoken there."""
 
     path: str
+    scheme: str = "hyps+unix"
 
     def __str__(self) -> str:
-        return f"hyps+unix://{quote(self.path)}"
+        return f"{self.scheme}://{quote(self.path)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def parse_url(url: str) -> tuple[Address, ...]:
         raise InvalidURL("the URL is empty")
     if not url.partition("://")[1]:
         scheme = "hyps+unix" if url.startswith("/") else "hyps"
-        raise _bad_url(url, f"no scheme, perhaps {scheme}://{_redacted(url)} is meant?")
+        raise _bad_url(url, f"no scheme, perhaps {scheme}://{redacted(url)} is meant?")
     raise _bad_url(url, "the scheme is none of hyps, hypss, hyps+unix, memory, http, https")
 
 
@@ -132,10 +133,10 @@ def _split(url: str, part: str) -> SplitResult:
 
 
 def _bad_url(url: str, why: str) -> InvalidURL:
-    return InvalidURL(f"bad URL {_redacted(url)!r}: {why}")
+    return InvalidURL(f"bad URL {redacted(url)!r}: {why}")
 
 
-def _redacted(url: str) -> str:
+def redacted(url: str) -> str:
     """Leave out of a URL that is wrong what may be a secret.
 
     That is user and password, up to the last @; the query and the fragment; and a port that is not
@@ -159,10 +160,10 @@ def _parse_tcp(url: str, scheme: str, host: str) -> TCPAddress:
     if not parts.hostname or parts.path.strip("/"):
         raise _bad_url(url, f"expected {scheme}://host:port")
     port = DEFAULT_PORT if parts.port is None else parts.port
-    return TCPAddress(_decode_zone(parts.hostname), port, scheme)
+    return TCPAddress(decode_zone(parts.hostname), port, scheme)
 
 
-def _decode_zone(host: str) -> str:
+def decode_zone(host: str) -> str:
     """Read the zone of an IPv6 address, whose % is spelled %25 in a URL (RFC 6874)."""
     address, _, zone = host.partition("%")
     if ":" in address and zone.startswith("25") and len(zone) > 2:

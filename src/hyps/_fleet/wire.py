@@ -1,0 +1,301 @@
+"""One connection to the engine, without I/O: commands out; replies and pushes in, in one order."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from .framing import NOT_REDIS, Framer
+
+try:
+    import hiredis
+except ImportError as _error:
+    raise ImportError(
+        "a fleet needs hiredis: pip install 'hyps[fleet]'", name=_error.name
+    ) from None
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+#: The bound of a reply or a push, in bytes. A push has one run: a hub passes on 256 KiB at a time,
+#: or one record, which may have some MiB.
+MAX_REPLY: Final = 64 * 1_048_576
+
+#: The bound of what waits to be sent, in bytes. The hub bounds what its sessions have in flight;
+#: this is for everything, subscribing 100,000 channels anew among it.
+MAX_BACKLOG: Final = 128 * 1_048_576
+
+#: An engine that owes a reply and sends nothing for as many seconds is lost. So is one that sends
+#: pushes and no reply for the longer time: a hub that lags has pushes in front of its replies.
+SILENCE: Final = 2.0
+_OVERDUE: Final = 10.0
+
+#: Seconds between looks at the time. Silence is counted in looks: if the hub itself stood still,
+#: that was one look, and what the engine sent meanwhile is read before there are more.
+_TICK: Final = 0.25
+
+#: Successes of these commands are pushes, one for each channel, while errors are replies. A PING
+#: behind such a command tells that its errors would have been there: whoever waits for the pushes
+#: takes an unsubscription that the engine forces for the answer to its own.
+_SUBSCRIBING: Final = frozenset(
+    [b"SUBSCRIBE", b"UNSUBSCRIBE", b"SSUBSCRIBE", b"SUNSUBSCRIBE", b"PSUBSCRIBE", b"PUNSUBSCRIBE"]
+)
+_FENCE: Final = b"hyps"
+
+#: What the parser returns if it needs more: False, its default, is a reply too.
+_INCOMPLETE: Final = object()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineError:
+    """An error that the engine replied.
+
+    :param code: its first word, such as NOSCRIPT
+    :param text: everything behind it
+    """
+
+    code: str
+    text: str
+
+    @staticmethod
+    def parse(line: str) -> EngineError:
+        """Take an error apart."""
+        code, _, text = line.partition(" ")
+        return EngineError(code, text)
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.text}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Stands for the reply to a command that gets none: the connection has ended.
+
+    :param was_sent: whether the engine may have got it; False only if no byte of it left
+    """
+
+    was_sent: bool
+
+
+class EngineLost(Exception):
+    """The connection has ended; the text says why."""
+
+
+#: Lists and dicts hold what a reply may be, but no :class:`Lost`.
+Reply: TypeAlias = int | bytes | float | list[Any] | dict[Any, Any] | EngineError | Lost | None
+OnReply: TypeAlias = "Callable[[Reply], None]"
+Push: TypeAlias = list[Any]
+OnPush: TypeAlias = "Callable[[Push], None]"
+
+
+def encode(command: Sequence[bytes]) -> bytes:
+    """Spell a command."""
+    encoded: bytes = hiredis.pack_command(tuple(command))  # type: ignore[arg-type]
+    return encoded
+
+
+class EngineProtocol:
+    """A pipelined connection that speaks RESP3. The engine has agreed to it with ``HELLO 3``.
+
+    Each command that was queued gets one reply, in their order, through its ``on_reply``. Pushes
+    go to ``on_push``, in between, as they stand in what was received. Callbacks may queue commands
+    and may end the connection, and must not raise.
+
+    :param on_push: takes pushes
+    :param on_output: called when there is something to send, and nothing was before
+    :param max_reply: bytes of a reply or a push
+    :param max_backlog: bytes that may wait to be sent
+    """
+
+    __slots__ = (
+        "_deadline",
+        "_framer",
+        "_has_heard",
+        "_has_reply",
+        "_is_ticking",
+        "_max_backlog",
+        "_on_output",
+        "_output",
+        "_overdue",
+        "_queue",
+        "_queued",
+        "_reader",
+        "_refusal",
+        "_sent",
+        "_silent",
+        "lost",
+        "on_push",
+    )
+
+    def __init__(
+        self,
+        on_push: OnPush,
+        on_output: Callable[[], None],
+        *,
+        max_reply: int = MAX_REPLY,
+        max_backlog: int = MAX_BACKLOG,
+    ) -> None:
+        self.on_push = on_push
+        #: Why the connection has ended, once it has.
+        self.lost: str | None = None
+        self._on_output = on_output
+        self._framer = Framer(max_reply)
+        self._max_backlog = max_backlog
+        self._reader = hiredis.Reader(
+            # Any callable will do, and a value that nobody raises needs no traceback.
+            replyError=EngineError.parse,  # type: ignore[arg-type]
+            notEnoughData=_INCOMPLETE,
+        )
+        # Commands without a reply: who takes it, how many bytes were queued before the command,
+        # and whether it is a subscription's.
+        self._queue: deque[tuple[OnReply, int, bool]] = deque()
+        # The first one's error, while its PING has no reply.
+        self._refusal: EngineError | None = None
+        self._output = bytearray()
+        # Bytes, over all time.
+        self._queued = 0
+        self._sent = 0
+        self._deadline = math.inf
+        self._is_ticking = False
+        # Since the last tick.
+        self._has_heard = False
+        self._has_reply = False
+        # Ticks without anything, and without a reply.
+        self._silent = 0
+        self._overdue = 0
+
+    # Commands
+
+    def send(self, command: Sequence[bytes], on_reply: OnReply) -> None:
+        """Queue a command.
+
+        The reply of commands that subscribe and unsubscribe is None, or an error if the engine
+        refused; it comes after their pushes. Without room, or after the connection has ended,
+        ``on_reply`` is told at once that the command was not sent.
+        """
+        is_subscribing = command[0] in _SUBSCRIBING
+        data = encode(command)
+        if is_subscribing:
+            data += encode([b"PING", _FENCE])
+        if self.lost is not None or len(self._output) + len(data) > self._max_backlog:
+            on_reply(Lost(was_sent=False))
+            return
+        was_empty = not self._output
+        self._queue.append((on_reply, self._queued, is_subscribing))
+        self._queued += len(data)
+        self._output += data
+        if was_empty:
+            self._on_output()
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that wait to be sent."""
+        return len(self._output)
+
+    def data_to_send(self, most: int) -> bytes:
+        """Return what is to be sent next; call :meth:`note_sent` for what was."""
+        return bytes(self._output[:most])
+
+    def note_sent(self, count: int) -> None:
+        """Take it that as many bytes have left, or may leave before the connection ends."""
+        del self._output[:count]
+        self._sent += count
+
+    # What the engine sends
+
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes of the engine, and call what they are for.
+
+        :raises EngineLost: if the engine breaks a rule or a bound, or the connection had ended
+        """
+        if self.lost is not None:
+            raise EngineLost(self.lost)
+        self._has_heard = True
+        good = self._framer.check(data)
+        # What came before a fault is valid.
+        self._reader.feed(data if good == len(data) else data[:good])
+        try:
+            self._hand_out()
+        except (hiredis.ProtocolError, TypeError):
+            # The parser raises TypeError for a map whose keys are lists.
+            self._fail(NOT_REDIS)
+        if self._framer.fault is not None:
+            self._fail(self._framer.fault)
+
+    def _hand_out(self) -> None:
+        gets = self._reader.gets
+        while self.lost is None and (reply := gets()) is not _INCOMPLETE:
+            if type(reply) is hiredis.PushNotification:
+                if not reply:
+                    self._fail("an empty push")
+                self.on_push(reply)
+            else:
+                self._answer(reply)
+
+    def _answer(self, reply: Reply) -> None:
+        if not self._queue or self._queue[0][1] >= self._sent:
+            self._fail("a reply to nothing")
+        on_reply, _, is_subscribing = self._queue[0]
+        if is_subscribing:
+            if type(reply) is EngineError and self._refusal is None:
+                self._refusal = reply
+                return
+            if reply != _FENCE:
+                self._fail("another reply than PING's")
+            reply, self._refusal = self._refusal, None
+        self._queue.popleft()
+        self._has_reply = True
+        on_reply(reply)
+
+    # Time
+
+    @property
+    def wants_tick(self) -> bool:
+        """Whether to call :meth:`tick`, because a reply is due and no tick was asked for."""
+        return bool(self._queue) and not self._is_ticking
+
+    def tick(self, now: float) -> float:
+        """Judge the time.
+
+        :return: when to call this next; infinity for when it :attr:`wants_tick`
+        :raises EngineLost: if a reply is due and the engine is silent
+        """
+        if self.lost is not None or not self._queue:
+            self._is_ticking = False
+            return math.inf
+        if not self._is_ticking:
+            self._is_ticking = True
+            self._silent = self._overdue = 0
+        elif now < self._deadline:
+            return self._deadline
+        else:
+            self._silent = 0 if self._has_heard else self._silent + 1
+            self._overdue = 0 if self._has_reply else self._overdue + 1
+        self._has_heard = self._has_reply = False
+        if self._silent * _TICK >= SILENCE:
+            self._end(f"it did not answer for {SILENCE:g} seconds")
+        if self._overdue * _TICK >= _OVERDUE:
+            self._end(f"it did not answer for {_OVERDUE:g} seconds")
+        self._deadline = now + _TICK
+        return self._deadline
+
+    # The end
+
+    def close(self, reason: str) -> None:
+        """End the connection: all commands without a reply are lost. Further calls do nothing."""
+        if self.lost is not None:
+            return
+        self.lost = reason
+        queue, self._queue = self._queue, deque()
+        self._output = bytearray()
+        for on_reply, start, _ in queue:
+            on_reply(Lost(was_sent=start < self._sent))
+
+    def _fail(self, what: str) -> None:
+        self._end(f"it sent {what}")
+
+    def _end(self, reason: str) -> None:
+        self.close(reason)
+        raise EngineLost(reason)
