@@ -11,7 +11,17 @@ from fleet.resp import Push, spell
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyps._fleet.wire import SILENCE, EngineError, EngineLost, EngineProtocol, Lost, encode
+from hyps._fleet.wire import (
+    IDLE,
+    OVERDUE,
+    SILENCE,
+    TICK,
+    EngineError,
+    EngineLost,
+    EngineProtocol,
+    Lost,
+    encode,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -349,9 +359,9 @@ def test_where_the_bytes_are_cut_makes_no_difference(parts: list[bytes], places:
 # Time
 
 
-def ticks_until_lost(there: Conversation, now: float = 0.0, most: int = 1000) -> float:
-    """Tick as asked for, and return when the connection was lost."""
-    for _ in range(most):
+def ticks_until_lost(there: Conversation, now: float = 0.0) -> float:
+    """Tick as asked for, and return the time at which the connection was lost."""
+    for _ in range(1000):
         try:
             now = there.protocol.tick(now)
         except EngineLost:
@@ -361,26 +371,13 @@ def ticks_until_lost(there: Conversation, now: float = 0.0, most: int = 1000) ->
 
 def test_an_engine_that_owes_a_reply_and_is_silent_is_lost() -> None:
     there = Conversation()
-    assert not there.protocol.wants_tick
-    assert there.protocol.tick(0.0) == math.inf
+    now = there.protocol.tick(5.0)
     there.send(*COMMAND)
-    assert there.protocol.wants_tick
-    assert ticks_until_lost(there, now=5.0) == 5.0 + SILENCE
+    assert ticks_until_lost(there, now) == now + SILENCE
     assert there.told == [(0, Lost(was_sent=False))]
     assert there.protocol.lost == "it did not answer for 2 seconds"
-
-
-def test_an_engine_that_owes_nothing_may_be_silent() -> None:
-    there = Conversation()
-    there.ask()
-    now = there.protocol.tick(0.0)
-    assert not there.protocol.wants_tick
-    there.protocol.receive_data(spell(1))
-    assert there.protocol.tick(now) == math.inf
-    assert not there.protocol.wants_tick
-    there.ask()
-    assert there.protocol.wants_tick
-    assert ticks_until_lost(there, now=100.0) == 100.0 + SILENCE
+    with pytest.raises(EngineLost):
+        there.protocol.tick(now)
 
 
 def test_silence_begins_with_the_last_byte() -> None:
@@ -390,7 +387,32 @@ def test_silence_begins_with_the_last_byte() -> None:
     for _ in range(5):
         now = there.protocol.tick(now)
     there.protocol.receive_data(b":")
-    assert ticks_until_lost(there, now) == now + SILENCE
+    assert SILENCE < ticks_until_lost(there, now) - now <= SILENCE + TICK
+
+
+def test_an_engine_that_owes_nothing_is_asked_something() -> None:
+    there = Conversation()
+    now = there.protocol.tick(0.0)
+    for _ in range(3):
+        asked_at = now
+        while not there.protocol.backlog:
+            now = there.protocol.tick(now)
+        assert now - asked_at <= IDLE + 2 * TICK
+        assert there.flush() == encode([b"PING"])
+        there.protocol.receive_data(b"+PONG\r\n")
+    assert there.told == []
+    there.ask()
+    assert ticks_until_lost(there, now) - now <= SILENCE + TICK
+
+
+def test_an_engine_that_answers_is_asked_nothing() -> None:
+    there = Conversation()
+    now = there.protocol.tick(0.0)
+    for _ in range(20):
+        there.ask()
+        there.protocol.receive_data(spell(1))
+        now = there.protocol.tick(now)
+    assert there.protocol.backlog == 0
 
 
 def test_ticks_that_come_early_count_for_nothing() -> None:
@@ -405,16 +427,17 @@ def test_a_hub_that_stood_still_itself_blames_nobody() -> None:
     there = Conversation()
     there.ask()
     there.protocol.tick(0.0)
-    assert there.protocol.tick(3600.0) < math.inf
+    there.protocol.tick(3600.0)
     there.protocol.receive_data(spell(1))
-    assert there.protocol.tick(3700.0) == math.inf
+    there.protocol.tick(7200.0)
+    assert there.told == [(0, 1)]
 
 
 def test_pushes_alone_are_no_replies() -> None:
     there = Conversation()
     there.ask()
     now = there.protocol.tick(0.0)
-    while now < 10.0:
+    while now < OVERDUE:
         there.protocol.receive_data(spell(MESSAGE))
         now = there.protocol.tick(now)
     there.protocol.receive_data(spell(MESSAGE))

@@ -30,11 +30,15 @@ MAX_BACKLOG: Final = 128 * 1_048_576
 #: An engine that owes a reply and sends nothing for as many seconds is lost. So is one that sends
 #: pushes and no reply for the longer time: a hub that lags has pushes in front of its replies.
 SILENCE: Final = 2.0
-_OVERDUE: Final = 10.0
+OVERDUE: Final = 10.0
 
-#: Seconds between looks at the time. Silence is counted in looks: if the hub itself stood still,
-#: that was one look, and what the engine sent meanwhile is read before there are more.
-_TICK: Final = 0.25
+#: Send a PING after as many seconds in which no reply was due. Otherwise a hub that only subscribes
+#: would not notice that its engine is gone.
+IDLE: Final = 1.0
+
+#: Seconds between looks at the time. They count silence: if the hub itself stood still, that was
+#: one look, and what the engine sent meanwhile is read before the next one.
+TICK: Final = 0.25
 
 #: Successes of these commands are pushes, one for each channel, while errors are replies. A PING
 #: behind such a command tells that its errors would have been there: whoever waits for the pushes
@@ -96,6 +100,10 @@ def encode(command: Sequence[bytes]) -> bytes:
     return encoded
 
 
+def _ignore(_: Reply) -> None:
+    pass
+
+
 class EngineProtocol:
     """A pipelined connection that speaks RESP3. The engine has agreed to it with ``HELLO 3``.
 
@@ -114,9 +122,8 @@ class EngineProtocol:
         "_framer",
         "_has_heard",
         "_has_reply",
-        "_is_ticking",
+        "_idle",
         "_max_backlog",
-        "_on_output",
         "_output",
         "_overdue",
         "_queue",
@@ -126,6 +133,7 @@ class EngineProtocol:
         "_sent",
         "_silent",
         "lost",
+        "on_output",
         "on_push",
     )
 
@@ -138,9 +146,9 @@ class EngineProtocol:
         max_backlog: int = MAX_BACKLOG,
     ) -> None:
         self.on_push = on_push
+        self.on_output = on_output
         #: Why the connection has ended, once it has.
         self.lost: str | None = None
-        self._on_output = on_output
         self._framer = Framer(max_reply)
         self._max_backlog = max_backlog
         self._reader = hiredis.Reader(
@@ -157,14 +165,14 @@ class EngineProtocol:
         # Bytes, over all time.
         self._queued = 0
         self._sent = 0
-        self._deadline = math.inf
-        self._is_ticking = False
+        self._deadline = -math.inf
         # Since the last tick.
         self._has_heard = False
         self._has_reply = False
-        # Ticks without anything, and without a reply.
+        # Ticks at which a reply was due and nothing had come, or no reply; and at which none was.
         self._silent = 0
         self._overdue = 0
+        self._idle = 0
 
     # Commands
 
@@ -187,7 +195,7 @@ class EngineProtocol:
         self._queued += len(data)
         self._output += data
         if was_empty:
-            self._on_output()
+            self.on_output()
 
     @property
     def backlog(self) -> int:
@@ -196,7 +204,7 @@ class EngineProtocol:
 
     def data_to_send(self, most: int) -> bytes:
         """Return what is to be sent next; call :meth:`note_sent` for what was."""
-        return bytes(self._output[:most])
+        return bytes(self._output if len(self._output) <= most else self._output[:most])
 
     def note_sent(self, count: int) -> None:
         """Take it that as many bytes have left, or may leave before the connection ends."""
@@ -251,34 +259,29 @@ class EngineProtocol:
 
     # Time
 
-    @property
-    def wants_tick(self) -> bool:
-        """Whether to call :meth:`tick`, because a reply is due and no tick was asked for."""
-        return bool(self._queue) and not self._is_ticking
-
     def tick(self, now: float) -> float:
-        """Judge the time.
+        """Judge the time. Call this when a connection has opened, and then when it says so.
 
-        :return: when to call this next; infinity for when it :attr:`wants_tick`
-        :raises EngineLost: if a reply is due and the engine is silent
+        :return: when to call this next
+        :raises EngineLost: if a reply is due and the engine is silent, or the connection had ended
         """
-        if self.lost is not None or not self._queue:
-            self._is_ticking = False
-            return math.inf
-        if not self._is_ticking:
-            self._is_ticking = True
-            self._silent = self._overdue = 0
-        elif now < self._deadline:
+        if self.lost is not None:
+            raise EngineLost(self.lost)
+        if now < self._deadline:
             return self._deadline
-        else:
-            self._silent = 0 if self._has_heard else self._silent + 1
-            self._overdue = 0 if self._has_reply else self._overdue + 1
+        is_due = bool(self._queue)
+        self._silent = self._silent + 1 if is_due and not self._has_heard else 0
+        self._overdue = self._overdue + 1 if is_due and not self._has_reply else 0
+        self._idle = 0 if is_due or self._has_reply else self._idle + 1
         self._has_heard = self._has_reply = False
-        if self._silent * _TICK >= SILENCE:
+        # One more, because a reply may have become due right before the first one.
+        if self._silent * TICK > SILENCE:
             self._end(f"it did not answer for {SILENCE:g} seconds")
-        if self._overdue * _TICK >= _OVERDUE:
-            self._end(f"it did not answer for {_OVERDUE:g} seconds")
-        self._deadline = now + _TICK
+        if self._overdue * TICK > OVERDUE:
+            self._end(f"it did not answer for {OVERDUE:g} seconds")
+        if self._idle * TICK >= IDLE:
+            self.send([b"PING"], _ignore)
+        self._deadline = now + TICK
         return self._deadline
 
     # The end

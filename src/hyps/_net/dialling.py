@@ -63,10 +63,26 @@ async def dial(
         async with dial_memory(address.name) as memory_stream, _closing_failures(memory_stream):
             yield Transport(memory_stream)
         return
-    with duplicated(await _connect(address)) as transport:
+    async with dial_socket(address, ssl_context, server_hostname) as transport:
+        yield transport
+
+
+@asynccontextmanager
+async def dial_socket(
+    address: TCPAddress | UnixAddress,
+    ssl_context: ssl.SSLContext | None = None,
+    server_hostname: str | None = None,
+    *,
+    peer: str = "hub",
+) -> AsyncIterator[Transport]:
+    """Connect as :func:`dial` does; the caller closes the stream.
+
+    :param peer: what should be there, for the text of errors
+    """
+    with duplicated(await _connect(address, peer)) as transport:
         if isinstance(address, TCPAddress) and address.tls:
             name = server_hostname or address.host
-            transport = await _begin_tls(address, transport, ssl_context, name)
+            transport = await _begin_tls(address, transport, ssl_context, name, peer)
         async with _closing_failures(transport.stream):
             yield transport
 
@@ -81,19 +97,23 @@ async def _closing_failures(stream: ByteStream) -> AsyncIterator[None]:
         raise
 
 
-async def _connect(address: TCPAddress | UnixAddress) -> SocketStream:
+async def _connect(address: TCPAddress | UnixAddress, peer: str) -> SocketStream:
     try:
         if isinstance(address, UnixAddress):
             return await anyio.connect_unix(address.path)
         return await anyio.connect_tcp(address.host, address.port)
     except UnicodeError as error:
-        raise ConnectionRefused(f"no hub at {address}: that is no name of a host") from error
+        raise ConnectionRefused(f"no {peer} at {address}: that is no name of a host") from error
     except OSError as error:
-        raise ConnectionRefused(f"no hub at {address}: {reason_of(error)}") from error
+        raise ConnectionRefused(f"no {peer} at {address}: {reason_of(error)}") from error
 
 
 async def _begin_tls(
-    address: TCPAddress, transport: Transport, ssl_context: ssl.SSLContext | None, name: str
+    address: TCPAddress,
+    transport: Transport,
+    ssl_context: ssl.SSLContext | None,
+    name: str,
+    peer: str,
 ) -> Transport:
     if ssl_context is None:
         ssl_context = ssl.create_default_context()
@@ -109,7 +129,7 @@ async def _begin_tls(
         why = reason_of(error)
         if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
             why += "; perhaps there is no TLS there"
-        raise ConnectionRefused(f"no hub at {address}: {why}") from error
+        raise ConnectionRefused(f"no {peer} at {address}: {why}") from error
     except (anyio.BrokenResourceError, anyio.EndOfStream) as error:
-        raise ConnectionRefused(f"no hub at {address}: the TLS handshake failed") from error
+        raise ConnectionRefused(f"no {peer} at {address}: the TLS handshake failed") from error
     return Transport(stream, beneath=transport.socket)
