@@ -25,6 +25,7 @@ from .._errors import AuthenticationFailed, ConnectionLost, ConnectionRefused
 from .._logs import Log
 from .._net.addresses import name_of
 from .._net.backend import here, spawn, waiter_type
+from .._net.backoff import Backoff
 from ..protocol import (
     Acked,
     Closed,
@@ -42,7 +43,6 @@ from ..protocol import (
     Welcome,
 )
 from .attempt import Attempt
-from .backoff import Backoff
 from .connection import Unheard
 from .losses import LossLog
 from .reporter import Reporter

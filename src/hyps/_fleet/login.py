@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from .._net.sockets import reason_of
+from .addresses import Kind
 from .talk import explain
 from .wire import EngineError
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .addresses import EngineURL
-    from .talk import Talk
+    from .talk import EngineUnavailable, Talk
     from .wire import Reply
 
 #: The first version of Redis that will do: it has SSUBSCRIBE, and ACLs that tell channels apart.
@@ -45,6 +46,18 @@ class EngineInfo:
     is_cluster: bool
 
 
+def read_credentials(talk: Talk, url: EngineURL) -> tuple[str, str] | None:
+    """Return user and password.
+
+    :raises EngineUnavailable: if they are in a file that cannot be read
+    """
+    try:
+        return url.read_credentials()
+    except (OSError, UnicodeDecodeError) as error:
+        why = reason_of(error) if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise talk.failure(f"no password: cannot read {url.password_file}: {why}") from error
+
+
 async def say_hello(talk: Talk, credentials: tuple[str, str] | None, name: str = "hyps") -> str:
     """Agree on RESP3, and log in.
 
@@ -59,10 +72,10 @@ async def say_hello(talk: Talk, credentials: tuple[str, str] | None, name: str =
     [reply] = await talk.ask([*command, b"SETNAME", name.encode()])
     if isinstance(reply, EngineError):
         if reply.code == "NOPROTO" or "unknown command" in reply.text:
-            talk.fail(f"it does not speak RESP3: {_NEEDED}")
-        _refuse(talk, "HELLO", reply)
+            raise talk.failure(f"it does not speak RESP3: {_NEEDED}")
+        raise _refusal(talk, "HELLO", reply)
     if not isinstance(reply, dict):
-        talk.fail(f"it does not speak RESP3: {_NEEDED}")
+        raise talk.failure(f"it does not speak RESP3: {_NEEDED}")
     return _text(reply.get(b"mode", b""))
 
 
@@ -73,14 +86,12 @@ async def log_in(talk: Talk, url: EngineURL, name: str, channel: str) -> EngineI
     :param channel: the name of a channel that the user must be permitted
     :raises EngineUnavailable: if it will not do
     """
-    try:
-        credentials = url.read_credentials()
-    except (OSError, UnicodeDecodeError) as error:
-        talk.fail(f"no password: cannot read {url.password_file}: {_reason_of(error)}")
-    mode = await say_hello(talk, credentials, name)
+    mode = await say_hello(talk, read_credentials(talk, url), name)
     if mode == "sentinel":
-        talk.fail("that is a Sentinel, whose URL begins with redis+sentinel://")
+        raise talk.failure("that is a Sentinel, whose URL begins with redis+sentinel://")
     info = await _read_info(talk)
+    if info.is_cluster and url.kind is not Kind.CLUSTER:
+        raise talk.failure("it is a node of a Cluster, whose URL begins with redis+cluster://")
     # What subscribes needs PING.
     await _try(talk, [b"PING"])
     if url.db:
@@ -99,7 +110,7 @@ async def log_in(talk: Talk, url: EngineURL, name: str, channel: str) -> EngineI
 async def _read_info(talk: Talk) -> EngineInfo:
     [reply] = await talk.ask([b"INFO"])
     if isinstance(reply, EngineError):
-        _refuse(talk, "INFO", reply)
+        raise _refusal(talk, "INFO", reply)
     lines = _text(reply).splitlines()
     fields = {name: value for name, _, value in [line.partition(":") for line in lines]}
     version = fields.get("redis_version", "")
@@ -108,15 +119,17 @@ async def _read_info(talk: Talk) -> EngineInfo:
     else:
         major = version.partition(".")[0]
         if not major.isdecimal() or int(major) < _LEAST_VERSION:
-            talk.fail(f"it is Redis {version or '(no version)'}: {_NEEDED}")
+            raise talk.failure(f"it is Redis {version or '(no version)'}: {_NEEDED}")
         version = f"Redis {version}"
     if fields.get("role") != "master":
         host, port = fields.get("master_host", "?"), fields.get("master_port", "?")
-        talk.fail(f"it is a replica, of {host}:{port}")
+        raise talk.failure(f"it is a replica, of {host}:{port}")
     run_id = fields.get("run_id", "")
     replid = fields.get("master_replid", "") or run_id
     if not replid:
-        talk.fail("INFO has neither master_replid nor run_id, and a restart would be unnoticed")
+        raise talk.failure(
+            "INFO has neither master_replid nor run_id, and a restart would be unnoticed"
+        )
     return EngineInfo(
         replid,
         run_id or replid,
@@ -130,16 +143,12 @@ async def _try(talk: Talk, *commands: Sequence[bytes]) -> None:
     """Find out what is not permitted, before there is anybody to disappoint."""
     for command, reply in zip(commands, await talk.ask(*commands), strict=True):
         if isinstance(reply, EngineError) and reply.code not in _HARMLESS:
-            _refuse(talk, command[0].decode(), reply)
+            raise _refusal(talk, command[0].decode(), reply)
 
 
-def _refuse(talk: Talk, what: str, error: EngineError) -> None:
-    talk.fail(explain(error) or f"it refused {what}: {error}")
+def _refusal(talk: Talk, what: str, error: EngineError) -> EngineUnavailable:
+    return talk.failure(explain(error) or f"it refused {what}: {error}")
 
 
 def _text(reply: Reply) -> str:
     return reply.decode("utf-8", "replace") if isinstance(reply, bytes) else ""
-
-
-def _reason_of(error: OSError | UnicodeDecodeError) -> str:
-    return reason_of(error) if isinstance(error, OSError) else "it is no text in UTF-8"

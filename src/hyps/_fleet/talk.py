@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -73,18 +73,18 @@ class Talk:
                 while len(replies) < len(commands):
                     protocol.receive_data(await stream.receive(READ_SIZE))
             except anyio.EndOfStream:
-                self.fail("it closed the connection")
+                raise self.failure("it closed the connection") from None
             except EngineLost as error:
-                self.fail(str(error))
+                raise self.failure(str(error)) from None
             except BROKEN as error:
-                self.fail(reason_of_break(error))
+                raise self.failure(reason_of_break(error)) from error
         if scope.cancelled_caught:
-            self.fail(f"it did not answer for {STEP_TIME:g} seconds")
+            raise self.failure(f"it did not answer for {STEP_TIME:g} seconds")
         return replies
 
-    def fail(self, why: str) -> NoReturn:
-        """Raise what says why the engine cannot be used."""
-        raise EngineUnavailable(f"no engine at {self.node}: {why}") from None
+    def failure(self, why: str) -> EngineUnavailable:
+        """Make the error that says why the engine cannot be used."""
+        return EngineUnavailable(f"no engine at {self.node}: {why}")
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""How long a client waits before it connects again."""
+"""How long to wait before connecting again."""
 
 from __future__ import annotations
 
