@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 import trustme
+from fleet.resp import LOGIN, scripted, spell
 from fleet.seats import Seat, seated
 from support.helpers import begin, let_others_run, wait_until
 from support.redis import Redis, needs_redis, redis, tls_options
@@ -188,6 +189,24 @@ async def test_an_operator_kills_the_connection(server: Redis, seat: Seat) -> No
     number = await seat.ask(b"CLIENT", b"ID")
     assert await server.call("CLIENT", "KILL", "ID", str(number)) == 1
     assert await seat.outcome.get() in ("it closed the connection", "connection reset by peer")
+
+
+@pytest.mark.parametrize(
+    ("junk", "reason"),
+    [
+        (b"HTTP/1.1 400\r\n", "it sent something that is not Redis's protocol"),
+        (spell(1) + spell(2), "it sent a reply to nothing"),
+        (b">1000000000\r\n", "it sent a reply of more than 67108864 bytes"),
+        (b"", "it closed the connection"),
+    ],
+)
+async def test_an_engine_that_breaks_the_rules(junk: bytes, reason: str) -> None:
+    async with (
+        scripted(LOGIN | {b"ECHO": junk}) as host,
+        seated(parse_engine(f"redis://{host}")) as seat,
+    ):
+        await seat.ask(b"ECHO")
+        assert await seat.outcome.get() == reason
 
 
 async def test_the_engines_output_limit(server: Redis, seat: Seat) -> None:

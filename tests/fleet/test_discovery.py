@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from contextlib import AsyncExitStack, ExitStack
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import pytest
+from fleet.resp import HELLO, scripted, spell
 from fleet.seats import seated
 from hypothesis import given
 from hypothesis import strategies as st
@@ -284,3 +285,63 @@ async def test_what_is_no_cluster(server: Redis) -> None:
     assert why.endswith("it refused CLUSTER: ERR This instance has cluster support disabled")
     why = await failure(parse_engine(f"redis+cluster://127.0.0.1:{free_port()}"))
     assert why.endswith("connection refused")
+
+
+#: What is no answer of a Sentinel, and no answer of a Cluster's node.
+NO_ADDRESSES: Final[tuple[object, ...]] = (
+    [],
+    [b"one"],
+    [b"one", b"port"],
+    [b"one", b"1", b"2"],
+    {},
+    b"one:1",
+    7,
+)
+NO_LAYOUTS: Final[tuple[object, ...]] = (
+    *([], {}, 7, [7], [[]], [[0, 1]], [[0, 1, []]], [[0, 1, [b"one"]]], [[0, 1, [b"one", b"1"]]]),
+    *([[2, 1, [b"one", 1]]], [[0, 16_384, [b"one", 1]]], [[0, 1, [b"one", 65_536]]]),
+    [[0, 1, [b"one", 1]], [2, 3, [b"two", -1]]],
+)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("reply", NO_ADDRESSES)
+async def test_sentinels_that_answer_something_else(reply: object) -> None:
+    hello = spell({b"mode": b"sentinel"})
+    script = {b"PING": spell(b"PONG"), b"HELLO": hello, b"SENTINEL": spell(reply)}
+    async with scripted(script) as host:
+        why = await failure(parse_engine(f"redis+sentinel://{host}/main"))
+        assert why.endswith("what this Sentinel answers is no address")
+
+
+@pytest.mark.anyio
+async def test_a_sentinel_that_refuses() -> None:
+    hello = spell({b"mode": b"sentinel"})
+    script = {b"PING": spell(b"PONG"), b"HELLO": hello, b"SENTINEL": b"-NOPERM no permissions\r\n"}
+    async with scripted(script) as host:
+        why = await failure(parse_engine(f"redis+sentinel://{host}/main"))
+        assert why.endswith("the user lacks a permission: no permissions")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("reply", NO_LAYOUTS)
+async def test_nodes_that_answer_something_else(reply: object) -> None:
+    script = {b"HELLO": HELLO, b"CLUSTER": spell(b"cluster_current_epoch:x\r\n") + spell(reply)}
+    async with scripted(script) as host:
+        why = await failure(parse_engine(f"redis+cluster://{host}"))
+        assert why.endswith(
+            ("what it answers to CLUSTER SLOTS is no layout", "no node of its Cluster has slots")
+        )
+
+
+@pytest.mark.anyio
+async def test_the_layout_of_the_latest_epoch_counts() -> None:
+    async with AsyncExitStack() as stack:
+        hosts = []
+        for epoch, name in ((3, b"one"), (12, b"two"), (7, b"three")):
+            answer = spell(b"cluster_current_epoch:%d\r\n" % epoch) + spell([[0, 9, [name, 1]]])
+            script = {b"HELLO": HELLO, b"CLUSTER": answer}
+            hosts.append(await stack.enter_async_context(scripted(script)))
+        # Any two of them are enough, so that one that is behind never decides by itself.
+        layout = await discover(parse_engine(f"redis+cluster://{','.join(hosts)}"))
+        assert layout.node_of(9) in (node("two:1"), node("three:1"))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ssl
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-import anyio
 import pytest
 import trustme
-from fleet.resp import spell
+from fleet.resp import HELLO, LOGIN, scripted, spell, spell_info
 from fleet.seats import seated
 from support.helpers import hub_at
 from support.redis import Redis, free_port, needs_redis, redis, sentinel, tls_options
@@ -19,10 +17,7 @@ from hyps._fleet.talk import EngineUnavailable
 from hyps._fleet.wire import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
-
-    from anyio.abc import SocketStream
 
 pytestmark = [pytest.mark.anyio, needs_redis]
 
@@ -99,7 +94,7 @@ PERMISSIONS = {
     "+evalsha": "no permissions to run the 'evalsha' command",
     "+subscribe": "no permissions to run the 'subscribe' command",
     "+unsubscribe": "no permissions to run the 'unsubscribe' command",
-    "&hyps:*": "no permissions to access one of the channels used as arguments",
+    "&hyps:*": "no permissions to access",
 }
 
 
@@ -116,7 +111,7 @@ async def test_permissions(server: Redis) -> None:
         others = [each for each in PERMISSIONS if each != missing]
         assert await server.call(*user, "nocommands", "resetchannels", *others) == b"OK"
         why = await refusal(url, channel="hyps:try")
-        assert why == f"the user lacks a permission: {text}"
+        assert why.startswith(f"the user lacks a permission: {text}")
 
 
 # What will not do
@@ -171,34 +166,6 @@ async def test_something_else(socket_folder: Path) -> None:
 # Engines that cannot be started here
 
 
-HELLO = spell({b"server": b"redis", b"mode": b"standalone"})
-INFO = "redis_version:7.0.0\r\nrole:master\r\nmaster_replid:a\r\nrun_id:b\r\n"
-
-
-@asynccontextmanager
-async def scripted(script: Mapping[bytes, bytes]) -> AsyncIterator[str]:
-    """Give the URL of what replies to a command by its first word."""
-
-    async def serve(stream: SocketStream) -> None:
-        async with stream:
-            async for data in stream:
-                word = data.split(b"\r\n")[2]
-                await stream.send(script.get(word, spell(EngineError("ERR", "unknown command"))))
-
-    listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
-    async with listener, anyio.create_task_group() as tasks:
-        tasks.start_soon(listener.serve, serve)
-        [port] = {each.extra(anyio.abc.SocketAttribute.local_port) for each in listener.listeners}
-        yield f"redis://127.0.0.1:{port}"
-        tasks.cancel_scope.cancel()
-
-
-def info(**changes: str) -> bytes:
-    """Spell INFO with lines that differ, or are left out."""
-    lines = dict(line.split(":") for line in INFO.split())
-    return spell("".join(f"{k}:{v}\r\n" for k, v in {**lines, **changes}.items() if v).encode())
-
-
 @pytest.mark.parametrize(
     ("script", "why"),
     [
@@ -206,30 +173,29 @@ def info(**changes: str) -> bytes:
         ({b"HELLO": b"-NOPROTO unsupported\r\n"}, "it does not speak RESP3"),
         ({b"HELLO": b"+OK\r\n"}, "it does not speak RESP3"),
         ({b"HELLO": b"HTTP/1.1 400 Bad\r\n\r\n"}, "it sent something that is not Redis's protocol"),
+        ({b"HELLO": b""}, "it closed the connection"),
         ({b"HELLO": b"$99999999\r\n"}, "it sent a reply of more than"),
         ({b"HELLO": b"-ERR max number of clients reached\r\n"}, "it refused HELLO: ERR max"),
         ({b"HELLO": b"-DENIED Redis is running in protected mode\r\n"}, "it is in protected mode"),
         ({b"HELLO": HELLO, b"INFO": b"-LOADING Redis is loading\r\n"}, "it is not ready: Redis is"),
         ({b"HELLO": HELLO}, "it refused INFO: ERR unknown command"),
         ({b"HELLO": HELLO, b"INFO": spell(1)}, "it is Redis (no version)"),
-        ({b"HELLO": HELLO, b"INFO": info(redis_version="6.2.1")}, "it is Redis 6.2.1: Redis 7 or"),
-        ({b"HELLO": HELLO, b"INFO": info(role="slave")}, "it is a replica, of ?:?"),
-        ({b"HELLO": HELLO, b"INFO": info(master_replid="", run_id="")}, "INFO has neither"),
+        (
+            {b"HELLO": HELLO, b"INFO": spell_info(redis_version="6.2.1")},
+            "it is Redis 6.2.1: Redis 7 or",
+        ),
+        ({b"HELLO": HELLO, b"INFO": spell_info(role="slave")}, "it is a replica, of ?:?"),
+        ({b"HELLO": HELLO, b"INFO": spell_info(master_replid="", run_id="")}, "INFO has neither"),
     ],
 )
 async def test_engines_that_will_not_do(script: dict[bytes, bytes], why: str) -> None:
-    async with scripted(script) as url:
-        assert (await refusal(url)).startswith(why)
+    async with scripted(script) as host:
+        assert (await refusal(f"redis://{host}")).startswith(why)
 
 
 async def test_valkey_has_versions_of_its_own() -> None:
-    script = {b"HELLO": HELLO, b"INFO": info(valkey_version="9.1.0", master_replid="")}
-    # The others come together, and so do their replies.
-    script |= {
-        b"PING": spell(b"PONG"),
-        b"SCRIPT": spell(b"0") + b"-NOSCRIPT\r\n" + 2 * spell(b"hyps"),
-    }
-    async with scripted(script) as url, seated(parse_engine(url)) as seat:
+    script = LOGIN | {b"INFO": spell_info(valkey_version="9.1.0", master_replid="")}
+    async with scripted(script) as host, seated(parse_engine(f"redis://{host}")) as seat:
         found = seat.connection.info
         assert found.version == "Valkey 9.1.0"
         assert found.replid == found.run_id == "b"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +58,13 @@ class Conversation:
         for _ in range(commands):
             self.send(*COMMAND)
         self.flush()
+
+
+def test_without_the_parser_one_line_says_what_to_install() -> None:
+    code = "import sys; sys.modules['hiredis'] = None; import hyps._fleet.connection"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert last.endswith("Error: a fleet needs hiredis: pip install 'hyps[fleet]'")
 
 
 # Commands

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _WRITE_SIZE: Final = 4 * 65_536
 
+_CLOSED: Final = "the hub has closed it"
+
 
 class EngineConnection:
     """A connection that has logged in. :meth:`open` makes one, :meth:`run` moves its bytes.
@@ -42,7 +44,7 @@ class EngineConnection:
         self._flusher = flusher
         self._scope = anyio.CancelScope()
         self._alarm: Alarm | None = None
-        self._failure: Exception | None = None
+        self._broken: str | None = None
         # The writer's scope once it has started, and what it waits for when it has nothing to do.
         self._writer: anyio.CancelScope | None = None
         self._parked: Waiter | None = None
@@ -98,7 +100,8 @@ class EngineConnection:
 
     def close(self) -> None:
         """End the connection now. All commands without a reply are lost."""
-        self._end("the hub has closed it")
+        self._protocol.close(_CLOSED)
+        self._scope.cancel()
 
     async def run(self) -> str:
         """Move bytes until the connection is lost. Call this once.
@@ -122,9 +125,7 @@ class EngineConnection:
                 self._writer.cancel()
             if self._alarm is not None:
                 self._flusher.cancel(self._alarm)
-            self.close()
-        if self._failure is not None:
-            raise self._failure
+            self._protocol.close(self._broken or _CLOSED)
         assert protocol.lost is not None
         return protocol.lost
 
@@ -137,12 +138,14 @@ class EngineConnection:
         except EngineLost:
             pass
         except anyio.EndOfStream:
-            self._end("it closed the connection")
+            self._break("it closed the connection")
         except BROKEN as error:
-            self._end(reason_of_break(error))
+            self._break(reason_of_break(error))
 
-    def _end(self, reason: str) -> None:
-        self._protocol.close(reason)
+    def _break(self, reason: str) -> None:
+        """Let :meth:`run` end. It tells whose commands are lost, and not who happens to flush."""
+        self._broken = reason
+        self._is_writing = True
         self._scope.cancel()
 
     async def tick(self) -> None:
@@ -178,7 +181,7 @@ class EngineConnection:
             if self._protocol.backlog or self._tls_has_pending:
                 self._leave_to_writer()
         except BROKEN as error:
-            self._end(reason_of_break(error))
+            self._break(reason_of_break(error))
 
     def _leave_to_writer(self) -> None:
         self._is_writing = True
@@ -201,8 +204,4 @@ class EngineConnection:
                     await self._parked
         except (*BROKEN, anyio.EndOfStream) as error:
             # TLS may have to read in order to write, and find the end of the stream.
-            self._end(reason_of_break(error))
-        except Exception as error:
-            # A bug; the task belongs to everybody.
-            self._failure = error
-            self._end("it failed")
+            self._break(reason_of_break(error))

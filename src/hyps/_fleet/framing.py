@@ -51,12 +51,10 @@ class Framer:
         self.fault: str | None = None
 
     def check(self, data: bytes) -> int:
-        """Look at the next bytes.
+        """Look at the next bytes. Do not call this after a fault.
 
         :return: how many of them the parser may have; fewer than there are if there is a fault
         """
-        if self.fault is not None:
-            return 0
         if self._skip >= len(data):
             self._skip -= len(data)
             return len(data)

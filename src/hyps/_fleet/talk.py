@@ -119,7 +119,9 @@ def explain(error: EngineError) -> str | None:
     """Say what errors mean that any command may be answered; None if it is another one."""
     match error.code:
         case "NOPERM":
-            return "the user lacks a permission: " + error.text.removeprefix("this user has ")
+            # Before these words stands the user, in some versions.
+            _, words, rest = error.text.rpartition("no permissions")
+            return f"the user lacks a permission: {words}{rest}"
         case "NOAUTH":
             return "it wants a password"
         case "WRONGPASS":
