@@ -294,8 +294,8 @@ FAULTS = {
     b"*2\r\n$500\r\n" + b"x" * 500 + b"\r\n$500\r\n": "more than 1000 bytes",
     b"*2\r\n" * 300: "more than 1000 bytes",
     b"+" + b"x" * 1000 + b"\r\n": "more than 1000 bytes",
-    b"+" + b"x" * 65_537: "a line of more than 65536 bytes",
-    b"+" + b"x" * 65_537 + b"\r\n": "a line of more than 65536 bytes",
+    b"+" + b"x" * 16_385: "a line of more than 16384 bytes",
+    b"+" + b"x" * 16_385 + b"\r\n": "a line of more than 16384 bytes",
     spell(Push([b"message", b"a", b"x" * 1000])): "more than 1000 bytes",
 }
 

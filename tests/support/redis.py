@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import socket
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from support.processes import Running, running
@@ -28,11 +29,15 @@ _READY: Final = ("Ready to accept connections", "Sentinel ID is")
 
 
 def free_port() -> int:
-    """Return a port of loopback that nobody had a moment ago."""
-    with socket.socket() as raw:
-        raw.bind(("127.0.0.1", 0))
-        port: int = raw.getsockname()[1]
-        return port
+    """Return a port of loopback that nobody has.
+
+    It is below those that systems give to whoever connects, so that nobody gets it meanwhile.
+    """
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as raw, suppress(OSError):
+            raw.bind(("127.0.0.1", port))
+            return port
 
 
 class Redis:

@@ -10,7 +10,7 @@ import re
 from typing import Final
 
 #: The bound of a line, in bytes. Errors of scripts are the longest ones that an engine sends.
-_MAX_LINE: Final = 65_536
+_MAX_LINE: Final = 16_384
 
 #: An element has at least as many bytes: its kind and the end of its line.
 _LEAST: Final = 3

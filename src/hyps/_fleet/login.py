@@ -73,6 +73,9 @@ async def say_hello(talk: Talk, credentials: tuple[str, str] | None, name: str =
     if isinstance(reply, EngineError):
         if reply.code == "NOPROTO" or "unknown command" in reply.text:
             raise talk.failure(f"it does not speak RESP3: {_NEEDED}")
+        if credentials is not None and credentials[1]:
+            # Some errors quote the command.
+            reply = EngineError(reply.code, reply.text.replace(credentials[1], "***"))
         raise _refusal(talk, "HELLO", reply)
     if not isinstance(reply, dict):
         raise talk.failure(f"it does not speak RESP3: {_NEEDED}")

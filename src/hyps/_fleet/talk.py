@@ -10,6 +10,7 @@ import anyio
 from .._errors import ConnectionRefused
 from .._net.dialling import dial_socket
 from .._net.sockets import reason_of
+from .._text import one_line
 from ..protocol import HypsError
 from .wire import EngineError, EngineLost, EngineProtocol
 
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 #: Seconds that each step may take: connecting with TLS, and each time that something is asked.
 STEP_TIME: Final = 2.0
 
+#: What is read at once is handed out at once, while others wait: it is some 600 small messages.
 READ_SIZE: Final = 65_536
+
+#: The bound of a reason, in characters.
+_MAX_REASON: Final = 300
 
 #: What a stream raises when the connection is gone.
 BROKEN: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
@@ -84,7 +89,8 @@ class Talk:
 
     def failure(self, why: str) -> EngineUnavailable:
         """Make the error that says why the engine cannot be used."""
-        return EngineUnavailable(f"no engine at {self.node}: {why}")
+        # Most of it may be what the other end has sent.
+        return EngineUnavailable(f"no engine at {self.node}: {one_line(why, _MAX_REASON)}")
 
 
 @asynccontextmanager
@@ -120,8 +126,8 @@ def explain(error: EngineError) -> str | None:
     match error.code:
         case "NOPERM":
             # Before these words stands the user, in some versions.
-            _, words, rest = error.text.rpartition("no permissions")
-            return f"the user lacks a permission: {words}{rest}"
+            at = max(0, error.text.lower().rfind("no permissions"))
+            return f"the user lacks a permission: {error.text[at:]}"
         case "NOAUTH":
             return "it wants a password"
         case "WRONGPASS":
