@@ -37,7 +37,7 @@ def find_python(version: str) -> bool:
 
 #: Tests that start processes take long. A Python between the oldest and the newest one adds nothing
 #: to what they tell.
-WITHOUT_COMMANDS = ("--ignore=tests/cli", "--ignore=tests/end_to_end")
+WITHOUT_COMMANDS = ("--deselect=tests/cli", "--deselect=tests/end_to_end", "--deselect=tests/fleet")
 
 PYTHONS = [version for version in VERSIONS if find_python(version)]
 NEWEST = PYTHONS[-1] if PYTHONS else None

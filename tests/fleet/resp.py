@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 from anyio.abc import SocketAttribute
 
-from hyps._fleet.wire import EngineError
+from hyps.protocol._fleet.engine import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping

@@ -15,8 +15,8 @@ from support.redis import Redis, needs_redis, redis, tls_options
 
 from hyps._fleet.addresses import parse_engine
 from hyps._fleet.connection import EngineConnection
-from hyps._fleet.wire import EngineError, Lost
 from hyps._net.engine import Engine
+from hyps.protocol._fleet.engine import EngineError, Lost
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

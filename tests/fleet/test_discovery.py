@@ -17,7 +17,7 @@ from support.redis import SLOTS, Redis, cluster, free_port, join, needs_redis, r
 from hyps._fleet.addresses import parse_engine
 from hyps._fleet.discovery import Layout, discover, parse_moved, slot_of
 from hyps._fleet.talk import EngineUnavailable
-from hyps._fleet.wire import EngineError
+from hyps.protocol._fleet.engine import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

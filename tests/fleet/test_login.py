@@ -14,7 +14,7 @@ from support.redis import Redis, free_port, needs_redis, redis, sentinel, tls_op
 
 from hyps._fleet.addresses import EngineURL, parse_engine
 from hyps._fleet.talk import EngineUnavailable
-from hyps._fleet.wire import EngineError
+from hyps.protocol._fleet.engine import EngineError
 
 if TYPE_CHECKING:
     from pathlib import Path

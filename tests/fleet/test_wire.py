@@ -13,17 +13,8 @@ from fleet.resp import Push, spell
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyps._fleet.wire import (
-    IDLE,
-    OVERDUE,
-    SILENCE,
-    TICK,
-    EngineError,
-    EngineLost,
-    EngineProtocol,
-    Lost,
-    encode,
-)
+from hyps._fleet.wire import IDLE, OVERDUE, SILENCE, TICK, EngineLost, EngineProtocol, encode
+from hyps.protocol._fleet.engine import EngineError, Lost
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
     from .._net.backend import Waiter
     from .._net.engine import Alarm, Engine
+    from ..protocol._fleet.engine import OnReply
     from .addresses import EngineURL, Node
     from .talk import Talk
-    from .wire import OnPush, OnReply
+    from .wire import OnPush
 
 _WRITE_SIZE: Final = 4 * 65_536
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import anyio
 
 from .._net.addresses import TCPAddress
+from ..protocol._fleet.engine import EngineError
 from .addresses import Kind
 from .login import read_credentials, say_hello
 from .talk import EngineUnavailable, explain, talk_to
-from .wire import EngineError
 
 if TYPE_CHECKING:
     import ssl

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from .._net.sockets import reason_of
+from ..protocol._fleet.engine import EngineError
 from .addresses import Kind
 from .talk import explain
-from .wire import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ..protocol._fleet.engine import Reply
     from .addresses import EngineURL
     from .talk import EngineUnavailable, Talk
-    from .wire import Reply
 
 #: The first version of Redis that will do: it has SSUBSCRIBE, and ACLs that tell channels apart.
 _LEAST_VERSION: Final = 7

@@ -12,15 +12,15 @@ from .._net.dialling import dial_socket
 from .._net.sockets import reason_of
 from .._text import one_line
 from ..protocol import HypsError
-from .wire import EngineError, EngineLost, EngineProtocol
+from .wire import EngineLost, EngineProtocol
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import AsyncIterator, Sequence
 
     from .._net.sockets import Transport
+    from ..protocol._fleet.engine import EngineError, Reply
     from .addresses import Node
-    from .wire import Reply
 
 #: Seconds that each step may take: connecting with TLS, and each time that something is asked.
 STEP_TIME: Final = 2.0

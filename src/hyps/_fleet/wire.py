@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from ..protocol._fleet.engine import EngineError, Lost, OnReply, Reply
 from .framing import NOT_REDIS, Framer
 
 try:
@@ -52,44 +52,10 @@ _FENCE: Final = b"hyps"
 _INCOMPLETE: Final = object()
 
 
-@dataclass(frozen=True, slots=True)
-class EngineError:
-    """An error that the engine replied.
-
-    :param code: its first word, such as NOSCRIPT
-    :param text: everything behind it
-    """
-
-    code: str
-    text: str
-
-    @staticmethod
-    def parse(line: str) -> EngineError:
-        """Take an error apart."""
-        code, _, text = line.partition(" ")
-        return EngineError(code, text)
-
-    def __str__(self) -> str:
-        return f"{self.code} {self.text}".strip()
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """Stands for the reply to a command that gets none: the connection has ended.
-
-    :param was_sent: whether the engine may have got it; False only if no byte of it left
-    """
-
-    was_sent: bool
-
-
 class EngineLost(Exception):
     """The connection has ended; the text says why."""
 
 
-#: Lists and dicts hold what a reply may be, but no :class:`Lost`.
-Reply: TypeAlias = int | bytes | float | list[Any] | dict[Any, Any] | EngineError | Lost | None
-OnReply: TypeAlias = "Callable[[Reply], None]"
 Push: TypeAlias = list[Any]
 OnPush: TypeAlias = "Callable[[Push], None]"
 

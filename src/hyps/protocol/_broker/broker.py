@@ -268,8 +268,11 @@ class Broker:
             self._sweep_at = math.inf
         self._chores.work(PASS_WORK)
         if self._sweep_at == math.inf and self.kept:
-            self._sweep_at = now + self.limits.keep_time
+            self._sweep_at = now + self._keep_time()
         return now if self._chores else self._sweep_at
+
+    def _keep_time(self) -> float:
+        return self.limits.keep_time
 
     def do_chores(self) -> None:
         """Do a small part of what :meth:`tick` does: chores go on while the hub is busy."""

@@ -93,6 +93,10 @@ class Subscriber(Protocol):
         """
         ...
 
+    def note_gap(self, channel: Channel) -> None:
+        """Remember that messages of a channel were missed, to tell of it soon."""
+        ...
+
     def close(self) -> None:
         """Accept no more messages. What is queued will still be sent."""
         ...

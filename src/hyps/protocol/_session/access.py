@@ -54,6 +54,20 @@ class Publishable:
         """Tell whether it is known that the session may publish in all of these."""
         return self._names.issuperset(names)
 
+    def may(self, name: bytes) -> bool:
+        """Tell whether the session may publish in a channel, and remember it if so.
+
+        :raises RemoteProtocolError: if the name is not UTF-8
+        """
+        if name in self._names:
+            return True
+        if len(self._names) > _MAX_REMEMBERED:
+            self._names.clear()
+        may = self._access.may(Verb.PUBLISH, decode_channel(name))
+        if may:
+            self._names.add(name)
+        return may
+
     def judge(self, runs: Runs) -> tuple[list[tuple[bool, int, int]], RemoteProtocolError | None]:
         """Ask about runs.
 

@@ -175,6 +175,8 @@ class Endpoint(Generic[_Event]):
         if self._wire.has_output:
             self._output.nudge()
         if frame is None:
+            if self._at_eof and self._is_busy:
+                return False
             if self._at_eof:
                 clean = not self._wire.buffered
                 self._close()
@@ -192,6 +194,11 @@ class Endpoint(Generic[_Event]):
                 f"{state.value!r} does not allow"
             )
         return True
+
+    @property
+    def _is_busy(self) -> bool:
+        """Whether something that arrived has no answer yet, so that this end cannot close."""
+        return False
 
     # Output
 

@@ -100,6 +100,11 @@ class Outbox(OutputQueue):
         if self.wire.counts_losses:
             self.gaps.update(channels)
 
+    def note_gap(self, channel: Channel) -> None:
+        if not self.is_closed:
+            self._note_gaps({channel: 0})
+            self.nudge()
+
     def tell_gap(self, channel: Channel) -> None:
         """Queue the channel's gap, if it has or may have one."""
         # During shedding any channel may have lost messages. If this one has not, the position in
