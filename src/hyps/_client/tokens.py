@@ -69,7 +69,8 @@ class Renewer:
     def __init__(self, token: Token | None, log: Log) -> None:
         self._token = token
         self._log = log
-        self._is_renewing = False
+        # The connection that gets one now. Its task may end before it has begun.
+        self._renewing: Connection | None = None
         self._began_at = -math.inf
 
     def on_expiry(self, expiry: TokenExpiry, connection: Connection, hub: str) -> None:
@@ -79,11 +80,11 @@ class Renewer:
         :param hub: the hub's name in the log
         """
         left = expiry.expires_in
-        if left is None or expiry.renewed or self._is_renewing:
+        if left is None or expiry.renewed or self._renewing is connection:
             return
         is_refused = expiry.renewed is False
         if callable(self._token):
-            self._is_renewing = True
+            self._renewing = connection
             connection.start(partial(self._renew, connection, left, is_refused=is_refused))
         elif not is_refused:
             self._log.warning(
@@ -120,4 +121,5 @@ class Renewer:
                     return
                 wait = delay
         finally:
-            self._is_renewing = False
+            if self._renewing is connection:
+                self._renewing = None

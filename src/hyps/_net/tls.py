@@ -187,6 +187,11 @@ def _ascii(name: str) -> str:
     return idna.encode(name, uts46=True).decode()
 
 
+def wants_certificate(context: ssl.SSLContext | None) -> bool:
+    """Tell whether a server with this context lets in only clients with a certificate."""
+    return context is not None and context.verify_mode == ssl.CERT_REQUIRED
+
+
 def find_fault(context: ssl.SSLContext) -> str | None:
     """Find out why no client would accept a server's certificate because of its dates.
 

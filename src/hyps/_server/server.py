@@ -166,9 +166,7 @@ class Server(anyio.AsyncContextManagerMixin):
         """
         if self._gate.asks:
             return "token"
-        context = self._ssl_context
-        is_certified = context is not None and context.verify_mode == ssl.CERT_REQUIRED
-        return "certificate" if is_certified else "nothing"
+        return "certificate" if _tls.wants_certificate(self._ssl_context) else "nothing"
 
     @property
     def census(self) -> Census:
@@ -223,9 +221,9 @@ class Server(anyio.AsyncContextManagerMixin):
 
     async def _keep_house(self) -> None:
         """Do the broker's chores, which belong to no session, and keep the log up to date."""
-        # The broker does not tell when the first channel loses its last subscriber.
-        longest = min(self._broker.limits.keep_time, _TELL_OMITTED)
         while True:
+            # The broker does not tell when the first channel loses its last subscriber.
+            longest = min(self._broker.limits.keep_time, _TELL_OMITTED)
             self._chore = anyio.Event()
             now = anyio.current_time()
             try:
@@ -459,9 +457,8 @@ class Server(anyio.AsyncContextManagerMixin):
         )
         stranger.abort = pump.abort
         certificate = transport.stream.extra(TLSAttribute.peer_certificate, None)
-        entry = self._census.enter(
-            number, peer, transport, pump.protocol, tls=self._ssl_context is not None
-        )
+        tls = isinstance(transport.stream, _tls.TLSStream)
+        entry = self._census.enter(number, peer, transport, pump.protocol, tls=tls)
         session = Session(
             pump.protocol,
             number,
@@ -469,7 +466,7 @@ class Server(anyio.AsyncContextManagerMixin):
             host=stranger.address,
             gate=self._gate,
             certificate=certificate,
-            tls=isinstance(transport.stream, _tls.TLSStream),
+            tls=tls,
             entry=entry,
             engine=engine,
             log=self._log,

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from .. import Grants, InvalidURL
 from .._net.addresses import parse_host_and_port
-from .._net.tls import find_fault
+from .._net.tls import find_fault, wants_certificate
 from .._server.clients import ClientTable
 from ..protocol import ClientProtocol
 from ._certificates import WrongFile, load_chain
@@ -49,11 +49,8 @@ class Rules:
 
         :raises ValueError: if the hub cannot; then nothing has changed
         """
-        is_certified = (
-            self.ssl_context is not None and self.ssl_context.verify_mode == ssl.CERT_REQUIRED
-        )
-        asks = self.token is not None or self.authenticate is not None or is_certified
-        if server.asks_for != "nothing" and not asks:
+        asks = self.token is not None or self.authenticate is not None
+        if not asks and not wants_certificate(self.ssl_context) and server.asks_for != "nothing":
             # A file that is being written can be cut off after any table.
             raise ValueError(
                 "the hub would let everybody in, which takes a restart: is the file complete?"
